@@ -1,0 +1,121 @@
+"""The dozen operations that the model is written in, and the choice of the backend that supplies them.
+
+Arrays are numpy float32, C-contiguous, rows = tokens. Weights are :class:`~cg.runtime.tensor.Tensor`
+views of the memory-mapped file; no backend keeps a converted copy of a model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cg.runtime.errors import BackendError
+from cg.runtime.tensor import Floats, Tensor
+
+__all__ = ["Activations", "Backend", "BackendChoice", "Ids", "Ops", "available_backends", "open_ops"]
+
+Backend = Literal["auto", "native", "torch", "numpy"]
+Activations = Literal["int8", "f32"]
+Ids = NDArray[np.int32]
+
+
+class Ops(Protocol):
+    """What a backend supplies. ``T`` is the number of tokens in the call, any number from 1."""
+
+    name: str
+    """``native``, ``torch`` or ``numpy``."""
+    isa: str
+    """Instruction set in use, e.g. ``avx2``; for torch and numpy a word about the library."""
+    threads: int
+    activations: Activations
+    """How activations enter a product with quantized weights; products with float weights are f32."""
+
+    def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
+        """Rows ``ids`` of the table times ``scale``: ``[T, cols]``."""
+        ...
+
+    def matmul(self, x: Floats, weight: Tensor) -> Floats:
+        """``x [T, cols]`` times the transposed weight: ``[T, rows]``."""
+        ...
+
+    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; ``weight`` is applied as it is."""
+        ...
+
+    def rope(self, x: Floats, position: int, theta: float) -> None:
+        """Rotate ``x [T, heads, head_dim]`` in place; token t stands at ``position + t``. Half-split layout."""
+        ...
+
+    def attention(
+        self, q: Floats, keys: NDArray[Any], values: NDArray[Any], position: int, scale: float
+    ) -> Floats:
+        """Causal attention of ``q [T, heads, head_dim]``: ``[T, heads * head_dim]``.
+
+        ``keys`` and ``values`` are ``[kv_heads, capacity, head_dim]`` in f16 or f32 and hold at least
+        ``position + T`` tokens; token t sees cache entries ``0 .. position + t``.
+        """
+        ...
+
+    def geglu(self, gate: Floats, up: Floats) -> Floats:
+        """``gelu_tanh(gate) * up``, element by element."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """A backend, whether it can run here, and why (not)."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+def available_backends() -> list[BackendChoice]:
+    """The backends in order of preference, each with the reason why it can or cannot be used."""
+    from cg.runtime import ops_native
+
+    problem = ops_native.import_problem()
+    torch_found = importlib.util.find_spec("torch") is not None
+    return [
+        BackendChoice("native", problem is None, problem or f"compiled kernels, {ops_native.active_isa()}"),
+        BackendChoice(
+            "torch",
+            torch_found,
+            "PyTorch is installed" if torch_found else "PyTorch is not installed (pip install 'codegemma-cg[torch]')",
+        ),
+        BackendChoice("numpy", True, "always there, slow"),
+    ]
+
+
+def open_ops(
+    backend: Backend = "auto", *, threads: int | None = None, activations: Activations | None = None
+) -> Ops:
+    """Make the operations of a backend.
+
+    ``auto`` takes the first of native, torch and numpy that is available. ``activations`` defaults to
+    int8 on native and f32 elsewhere; ``threads`` to the number of physical cores.
+
+    Raises:
+        BackendError: the backend is unknown or not available here.
+    """
+    if backend not in get_args(Backend):
+        raise BackendError(f"unknown backend {backend!r}", hint=f"use one of {', '.join(get_args(Backend))}")
+    choices = {c.name: c for c in available_backends()}
+    name = next(c.name for c in choices.values() if c.available) if backend == "auto" else backend
+    if not choices[name].available:
+        raise BackendError(f"the {name} backend is not available: {choices[name].reason}", hint="try --backend auto")
+    if name == "native":
+        from cg.runtime.ops_native import NativeOps
+
+        return NativeOps(threads=threads, activations=activations or "int8")
+    if name == "torch":
+        from cg.runtime.ops_torch import TorchOps
+
+        return TorchOps(threads=threads, activations=activations or "f32")
+    from cg.runtime.ops_reference import ReferenceOps
+
+    return ReferenceOps(activations=activations or "f32")

@@ -1,0 +1,87 @@
+"""The operations in plain numpy: slow, short, and the oracle for every other backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cg.runtime.dtypes import BLOCK_SIZE
+from cg.runtime.ops import Activations, Ids
+from cg.runtime.tensor import Floats, Tensor
+
+__all__ = ["ReferenceOps", "fake_quantize_int8"]
+
+_PANEL_BYTES = 64 << 20  # float32 weights unpacked at a time
+
+
+class ReferenceOps:
+    """The numpy backend."""
+
+    name = "numpy"
+    isa = f"numpy {np.__version__}"
+    threads = 1
+
+    def __init__(self, *, activations: Activations = "f32") -> None:
+        self.activations: Activations = activations
+
+    def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
+        rows = [table.dequantize(int(i), int(i) + 1) for i in ids]
+        return np.concatenate(rows) * np.float32(scale)
+
+    def matmul(self, x: Floats, weight: Tensor) -> Floats:
+        if weight.dtype.is_quantized and self.activations == "int8":
+            x = fake_quantize_int8(x)
+        out = np.empty((x.shape[0], weight.rows), np.float32)
+        panel = max(1, _PANEL_BYTES // (4 * weight.cols))
+        for start in range(0, weight.rows, panel):
+            stop = min(start + panel, weight.rows)
+            out[:, start:stop] = x @ weight.dequantize(start, stop).T
+        return out
+
+    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
+        return x / np.sqrt(mean_square + np.float32(eps)) * weight
+
+    def rope(self, x: Floats, position: int, theta: float) -> None:
+        tokens, _, head_dim = x.shape
+        inverse = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        angle = (position + np.arange(tokens))[:, None, None] * inverse
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        first, second = np.split(x.copy(), 2, axis=-1)
+        x[..., : head_dim // 2] = first * cos - second * sin
+        x[..., head_dim // 2 :] = second * cos + first * sin
+
+    def attention(
+        self, q: Floats, keys: NDArray[Any], values: NDArray[Any], position: int, scale: float
+    ) -> Floats:
+        tokens, heads, head_dim = q.shape
+        kv_heads, depth = keys.shape[0], position + tokens
+        k = keys[:, :depth].astype(np.float32)
+        v = values[:, :depth].astype(np.float32)
+        # Query heads that share a kv head stand next to each other: [kv_heads, group * T, head_dim].
+        grouped = q.transpose(1, 0, 2).reshape(kv_heads, -1, head_dim)
+        scores = (grouped @ k.transpose(0, 2, 1)) * np.float32(scale)
+        scores = scores.reshape(heads, tokens, depth)
+        hidden = np.arange(depth)[None, :] > position + np.arange(tokens)[:, None]
+        scores[:, hidden] = -np.inf
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        probabilities = (scores / scores.sum(axis=-1, keepdims=True)).reshape(kv_heads, -1, depth)
+        mixed = (probabilities @ v).reshape(heads, tokens, head_dim)
+        return np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(tokens, heads * head_dim)
+
+    def geglu(self, gate: Floats, up: Floats) -> Floats:
+        inner = np.float32(0.7978845608028654) * (gate + np.float32(0.044715) * gate**3)
+        return np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+
+
+def fake_quantize_int8(x: Floats) -> Floats:
+    """Activations as the int8 kernels see them: per block of 32, ``round(x * 127 / amax) * amax / 127``.
+
+    Rounds to nearest, ties to even.
+    """
+    blocks = x.reshape(-1, BLOCK_SIZE)
+    amax = np.abs(blocks).max(axis=1, keepdims=True)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0)
+    return (np.rint(blocks * inverse) * (amax / np.float32(127))).reshape(x.shape)
