@@ -1,1 +1,1 @@
-"""TODO."""
+"""The ``cg`` command."""
