@@ -1,1 +1,1 @@
-"""TODO."""
+"""One model, one file."""

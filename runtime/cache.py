@@ -1,0 +1,76 @@
+"""The key-value cache of one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cg.runtime.config import GemmaConfig
+from cg.runtime.errors import ContextLengthError
+from cg.runtime.tensor import Floats
+
+__all__ = ["KVCache", "KVDType"]
+
+KVDType = Literal["f16", "f32"]
+
+
+class KVCache:
+    """Keys and values of every layer, ``[kv_heads, capacity, head_dim]`` each, and the ids they belong to.
+
+    The memory of a slot is only touched when a token is written to it, so a large capacity costs address
+    space, not memory. f32 exists for parity tests and verification.
+    """
+
+    def __init__(self, config: GemmaConfig, capacity: int, dtype: KVDType = "f16") -> None:
+        shape = (config.num_key_value_heads, capacity, config.head_dim)
+        kind = np.float16 if dtype == "f16" else np.float32
+        self.capacity = capacity
+        self.ids: list[int] = []
+        self._layers: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            (np.empty(shape, kind), np.empty(shape, kind)) for _ in range(config.num_hidden_layers)
+        ]
+
+    def __len__(self) -> int:
+        """Tokens held."""
+        return len(self.ids)
+
+    def store(self, layer: int, position: int, keys: Floats, values: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Write ``[T, kv_heads, head_dim]`` at ``position`` and return the layer's whole arrays.
+
+        Tokens count as held only once :meth:`commit` says so: an interrupted forward pass leaves no trace.
+        """
+        k, v = self._layers[layer]
+        stop = position + keys.shape[0]
+        with np.errstate(over="ignore"):  # an overflow to infinity shows in the logits, which are checked
+            k[:, position:stop] = keys.transpose(1, 0, 2)
+            v[:, position:stop] = values.transpose(1, 0, 2)
+        return k, v
+
+    def commit(self, ids: Sequence[int]) -> None:
+        """The next ``len(ids)`` slots have been written in every layer."""
+        self.ids.extend(ids)
+
+    def check_room(self, tokens: int) -> None:
+        """Raise :class:`ContextLengthError` unless ``tokens`` more fit."""
+        if len(self) + tokens > self.capacity:
+            raise ContextLengthError(
+                f"{len(self) + tokens} tokens do not fit the context of {self.capacity}",
+                hint="shorten the prompt, ask for fewer tokens, or raise the context length if the model allows",
+            )
+
+    def truncate(self, length: int) -> None:
+        """Forget everything from token ``length`` on."""
+        del self.ids[length:]
+
+    def reuse(self, ids: Sequence[int]) -> int:
+        """Keep the longest common prefix with ``ids``, forget the rest, and return how many tokens that is."""
+        common = 0
+        for held, wanted in zip(self.ids, ids, strict=False):
+            if held != wanted:
+                break
+            common += 1
+        self.truncate(common)
+        return common

@@ -1,0 +1,143 @@
+"""Gemma 1 (CodeGemma 2b and 7b): the forward pass, in the order data flows.
+
+Source: the model card's architecture as transformers' ``modeling_gemma.py`` defines it; RMSNorm weights
+are stored as w and applied as (1 + w), the output head is the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cg.runtime.cache import KVCache
+from cg.runtime.config import GemmaConfig
+from cg.runtime.dtypes import DType
+from cg.runtime.errors import MissingTensorError
+from cg.runtime.ops import Ids, Ops
+from cg.runtime.tensor import Floats, Tensor
+
+__all__ = ["DecoderLayer", "Gemma"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderLayer:
+    """One layer's weights, matrices as ``[out, in]`` views of the file, norms as float32 ``1 + w``."""
+
+    input_layernorm: Floats
+    q_proj: Tensor
+    k_proj: Tensor
+    v_proj: Tensor
+    o_proj: Tensor
+    post_attention_layernorm: Floats
+    gate_proj: Tensor
+    up_proj: Tensor
+    down_proj: Tensor
+
+
+class Gemma:
+    """The model: weights and operations, no state. Hidden states are float32 ``[T, hidden_size]``."""
+
+    def __init__(self, config: GemmaConfig, tensors: Mapping[str, Tensor], ops: Ops) -> None:
+        """Look up and check every weight.
+
+        Raises:
+            MissingTensorError: a weight is absent, has another shape, or a type that cannot be used.
+        """
+        self.config = config
+        self.ops = ops
+        weights = _Weights(tensors)
+        hidden, inner = config.hidden_size, config.intermediate_size
+        q_width = config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        self.embed_tokens = weights.matrix("model.embed_tokens", config.vocab_size, hidden)
+        # Tied in every published Gemma; a checkpoint may still spell the head out.
+        untied = "lm_head.weight" in tensors
+        self.lm_head = weights.matrix("lm_head", config.vocab_size, hidden) if untied else self.embed_tokens
+        self.norm = weights.norm("model.norm", hidden)
+        self.layers = [
+            DecoderLayer(
+                input_layernorm=weights.norm(f"{p}.input_layernorm", hidden),
+                q_proj=weights.matrix(f"{p}.self_attn.q_proj", q_width, hidden),
+                k_proj=weights.matrix(f"{p}.self_attn.k_proj", kv_width, hidden),
+                v_proj=weights.matrix(f"{p}.self_attn.v_proj", kv_width, hidden),
+                o_proj=weights.matrix(f"{p}.self_attn.o_proj", hidden, q_width),
+                post_attention_layernorm=weights.norm(f"{p}.post_attention_layernorm", hidden),
+                gate_proj=weights.matrix(f"{p}.mlp.gate_proj", inner, hidden),
+                up_proj=weights.matrix(f"{p}.mlp.up_proj", inner, hidden),
+                down_proj=weights.matrix(f"{p}.mlp.down_proj", hidden, inner),
+            )
+            for p in (f"model.layers.{i}" for i in range(config.num_hidden_layers))
+        ]
+
+    def forward(self, ids: Ids, cache: KVCache, *, last_only: bool = True) -> Floats:
+        """Run ``ids`` at the end of the cache; logits of the last token ``[1, vocab]``, or of all ``[T, vocab]``.
+
+        Writes the cache but does not commit the ids to it.
+        """
+        x = self.embed(ids)
+        last = len(self.layers) - 1
+        for i in range(len(self.layers)):
+            x = self.layer(i, x, cache, len(cache), last_only=last_only and i == last)
+        return self.logits(x)
+
+    def embed(self, ids: Ids) -> Floats:
+        """Scaled embeddings of ``ids``."""
+        return self.ops.embed(self.embed_tokens, ids, self.config.embedding_scale)
+
+    def layer(self, i: int, x: Floats, cache: KVCache, position: int, *, last_only: bool = False) -> Floats:
+        """Layer ``i`` over tokens at ``position`` and after, whose earlier keys and values are in the cache.
+
+        With ``last_only`` just the last token's output: its neighbours need no more than keys and values.
+        """
+        ops, w, eps = self.ops, self.layers[i], self.config.rms_norm_eps
+        head_dim, theta = self.config.head_dim, self.config.rope_theta
+
+        h = ops.rms_norm(x, w.input_layernorm, eps)
+        k = ops.matmul(h, w.k_proj).reshape(len(h), -1, head_dim)  # [T, kv_heads, head_dim]
+        v = ops.matmul(h, w.v_proj).reshape(len(h), -1, head_dim)
+        ops.rope(k, position, theta)
+        keys, values = cache.store(i, position, k, v)
+        if last_only:
+            position += len(x) - 1
+            x, h = x[-1:], h[-1:]
+        q = ops.matmul(h, w.q_proj).reshape(len(h), -1, head_dim)  # [T, heads, head_dim]
+        ops.rope(q, position, theta)
+        x = x + ops.matmul(ops.attention(q, keys, values, position, head_dim**-0.5), w.o_proj)
+
+        h = ops.rms_norm(x, w.post_attention_layernorm, eps)
+        h = ops.geglu(ops.matmul(h, w.gate_proj), ops.matmul(h, w.up_proj))  # [T, intermediate]
+        return x + ops.matmul(h, w.down_proj)
+
+    def logits(self, x: Floats) -> Floats:
+        """Final norm and output head: ``[T, vocab_size]``."""
+        return self.ops.matmul(self.ops.rms_norm(x, self.norm, self.config.rms_norm_eps), self.lm_head)
+
+
+class _Weights:
+    """Checked access to a checkpoint's tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def matrix(self, name: str, rows: int, cols: int) -> Tensor:
+        tensor = self._get(f"{name}.weight", (rows, cols))
+        if not (tensor.dtype.is_float or tensor.dtype.is_quantized):
+            raise MissingTensorError(f"{tensor.name} is stored as {tensor.dtype.value}, which cannot be computed with")
+        return tensor
+
+    def norm(self, name: str, size: int) -> Floats:
+        tensor = self._get(f"{name}.weight", (size,))
+        if tensor.dtype not in (DType.F32, DType.F16, DType.BF16):
+            raise MissingTensorError(f"{tensor.name} is stored as {tensor.dtype.value}; norms must stay floats")
+        return tensor.dequantize().reshape(size) + np.float32(1)
+
+    def _get(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise MissingTensorError(f"the checkpoint has no tensor {name}", hint="is the download complete?")
+        # Jlama writes vectors as [1, n].
+        if tensor.shape != shape and tensor.shape != (1, *shape):
+            raise MissingTensorError(f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
+        return tensor

@@ -1,0 +1,194 @@
+"""The demo model's text: CPython's standard library as fill-in-the-middle documents that fit their batch.
+
+A document is never split: the hole comes first, then as many tokens of prefix and suffix as the row has room for.
+Every batch is a pure function of (corpus, tokenizer, seed, step), so that a resumed run sees the same stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sysconfig
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+PAD, EOS, BOS = 0, 1, 2
+FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR = 67, 68, 69, 70
+STOP_IDS = frozenset({EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR})
+
+ROW_LENGTHS = (96, 160, 256, 512)
+ROW_SHARES = (0.35, 0.30, 0.20, 0.15)
+CHARACTERS_PER_TOKEN = 3.2
+WORD = re.compile(r"\w+|[^\w\s]")
+
+_ALWAYS_HELD_OUT = frozenset(
+    f"{name}.py"
+    for name in "argparse heapq textwrap fractions configparser shlex graphlib statistics queue csv".split()
+)
+_SIDE_LIBRARIES = ("idlelib/", "lib2to3/", "tkinter/", "distutils/", "ctypes/macholib")
+_TABLES = ("encodings/", "pydoc_data/", "lib2to3/pgen2/")
+
+Ids = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: path below the library's root, text, and how often it is drawn per character."""
+
+    path: str
+    text: str
+    weight: float
+
+    @cached_property
+    def line_starts(self) -> Ids:
+        """Offset of the first character of every line that is not blank."""
+        starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
+        return np.array([s for s in starts if self.text[s : self._end_of_line(s)].strip()], np.int64)
+
+    def _end_of_line(self, start: int) -> int:
+        end = self.text.find("\n", start)
+        return len(self.text) if end < 0 else end
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one length: ids and targets [rows, length], loss weight per target (0 for padding)."""
+
+    ids: Ids
+    targets: Ids
+    weights: Weights
+
+
+def read_corpus() -> tuple[list[Module], list[Module]]:
+    """The running interpreter's standard library as (training, held-out) modules.
+
+    Left out: files that are tables rather than code, very long lines, sources that are wrong on purpose.
+    Held out: ten chosen modules and every one whose path hashes to 0 modulo 50.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    train, held_out = [], []
+    for file in sorted(root.rglob("*.py")):
+        path = file.relative_to(root).as_posix()
+        if path.startswith(("site-packages/", *_TABLES)) or "lib2to3/tests/data" in path or "/bad" in path:
+            continue
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError:
+            continue
+        if not text.strip() or len(text) > 400_000 or max(map(len, text.splitlines())) > 400:
+            continue
+        if sum(c.isdigit() or c == "\\" for c in text) > 0.06 * len(text):
+            continue
+        weight = 0.4 if "test" in path else 2.0 if path.startswith(_SIDE_LIBRARIES) else 3.0
+        held = path in _ALWAYS_HELD_OUT or int(hashlib.sha256(path.encode()).hexdigest(), 16) % 50 == 0
+        (held_out if held else train).append(Module(path, text, weight))
+    return train, held_out
+
+
+def corpus_sha256(modules: list[Module]) -> str:
+    """One hash over the sorted paths and the hashes of their texts."""
+    total = hashlib.sha256()
+    for module in sorted(modules, key=lambda m: m.path):
+        total.update(f"{module.path}\0{hashlib.sha256(module.text.encode()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+class Sampler:
+    """Draws batches of documents from modules."""
+
+    def __init__(
+        self, modules: list[Module], tokenizer: sentencepiece.SentencePieceProcessor, seed: int, middle_weight: float
+    ) -> None:
+        self.modules = [m for m in modules if len(m.line_starts)]
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.middle_weight = middle_weight
+        self._cumulative = np.cumsum([m.weight * len(m.text) for m in self.modules])
+
+    def step(self, step: int, batches: int, tokens_per_batch: int) -> list[Batch]:
+        """The batches of one optimizer step; rows × length is about `tokens_per_batch` for each."""
+        rng = np.random.default_rng((self.seed, step))
+        drawn = []
+        for _ in range(batches):
+            length = int(rng.choice(ROW_LENGTHS, p=ROW_SHARES))
+            drawn.append(self._batch(rng, tokens_per_batch // length, length))
+        return drawn
+
+    def _batch(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
+        ids = np.full((rows, length + 1), PAD, np.int64)
+        weights = np.zeros((rows, length + 1), np.float32)
+        for row in range(rows):
+            document, loss = self._document(rng, length + 1)
+            ids[row, : len(document)] = document
+            weights[row, : len(loss)] = loss
+        return Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])
+
+    def _document(self, rng: np.random.Generator, room: int) -> tuple[list[int], list[float]]:
+        """Token ids, at most `room`, and their loss weights; BOS, path and FIM tokens are not learnt."""
+        encode = self.tokenizer.encode
+        module = self.modules[int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1]))]
+        path = encode(module.path) + encode("\n") if rng.random() < 0.5 else []
+        end = FILE_SEPARATOR if rng.random() < 0.1 else EOS
+        if rng.random() < (0.4 if room > 500 else 0.04):
+            start = int(rng.choice(module.line_starts))
+            body = encode(module.text[start : start + int(4 * room)])[: room - len(path) - 1]
+            return [BOS, *path, *body], [0.0] * (1 + len(path)) + [1.0] * len(body)
+        start, stop = draw_hole(rng, module)
+        middle = encode(module.text[start:stop])[: room // 2]
+        left = int((room - len(path) - len(middle) - 5) * rng.uniform(0.6, 1.0))
+        before = int(left * rng.uniform(0.4, 0.9))
+        prefix = encode(_tail(module.text[:start], before))[-before:]
+        suffix = encode(_head(module.text[stop:], left - before))[: left - before]
+        learnt = [self.middle_weight] * (len(middle) + 1)
+        unlearnt = [0.0] * (1 + len(path))
+        p, s = [1.0] * len(prefix), [1.0] * len(suffix)
+        if rng.random() < 0.5:
+            ids = [BOS, *path, FIM_PREFIX, *prefix, FIM_SUFFIX, *suffix, FIM_MIDDLE, *middle, end]
+            return ids, [*unlearnt, 0.0, *p, 0.0, *s, 0.0, *learnt]
+        ids = [BOS, *path, FIM_SUFFIX, *suffix, FIM_PREFIX, *prefix, FIM_MIDDLE, *middle, end]
+        return ids, [*unlearnt, 0.0, *s, 0.0, *p, 0.0, *learnt]
+
+
+def draw_hole(rng: np.random.Generator, module: Module) -> tuple[int, int]:
+    """A span of the text to leave out: 70 % within a line, 20 % to the line's end or whole lines, 10 % anywhere."""
+    text, line = module.text, int(rng.choice(module.line_starts))
+    end = module._end_of_line(line)
+    words = [(m.start(), m.end()) for m in WORD.finditer(text, line, end)]
+    kind = rng.random()
+    if kind < 0.9 and words:
+        first = 0 if rng.random() < 0.25 else int(rng.integers(len(words)))
+        start = words[first][0]
+        if rng.random() < 0.1 and first and text[start - 1] == " ":
+            start -= 1
+        if kind < 0.7:
+            ends = [e for _, e in words[first:] if e - start <= 30] or [start + 30]
+            last = ends[-1] == words[-1][1] and rng.random() < 0.35
+            return start, end if last else ends[int(rng.integers(len(ends)))]
+        if kind < 0.82:
+            return start, end
+        start = words[0][0] if rng.random() < 0.7 else line
+        for _ in range(int(rng.integers(1, 4))):
+            stop = module._end_of_line(end + 1) if end + 1 < len(text) else end
+            end = stop if rng.random() < 0.7 else end
+        return start, end
+    start = int(rng.integers(len(text)))
+    return start, min(len(text), start + int(rng.integers(1, 80)))
+
+
+def _tail(text: str, tokens: int) -> str:
+    """About the last `tokens` tokens of a prefix, from the start of a line."""
+    cut = max(0, len(text) - int(tokens * CHARACTERS_PER_TOKEN))
+    return text[text.rfind("\n", 0, cut) + 1 :] if cut else text
+
+
+def _head(text: str, tokens: int) -> str:
+    """About the first `tokens` tokens of a suffix, to the end of a line."""
+    cut = int(tokens * CHARACTERS_PER_TOKEN)
+    end = text.find("\n", cut)
+    return text if end < 0 else text[:end]
