@@ -22,7 +22,7 @@ FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR = 67, 68, 69, 70
 STOP_IDS = frozenset({EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR})
 
 ROW_LENGTHS = (96, 160, 256, 512)
-ROW_SHARES = (0.35, 0.30, 0.20, 0.15)
+ROW_SHARES = (0.38, 0.30, 0.20, 0.12)
 CHARACTERS_PER_TOKEN = 3.2
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -141,7 +141,7 @@ class Sampler:
             return [BOS, *path, *body], [0.0] * (1 + len(path)) + [1.0] * len(body)
         start, stop = draw_hole(rng, module)
         middle = encode(module.text[start:stop])[: room // 2]
-        left = int((room - len(path) - len(middle) - 5) * rng.uniform(0.6, 1.0))
+        left = int((room - len(path) - len(middle) - 5) * rng.uniform(0.8, 1.0))
         before = int(left * rng.uniform(0.4, 0.9))
         prefix = encode(_tail(module.text[:start], before))[-before:]
         suffix = encode(_head(module.text[stop:], left - before))[: left - before]

@@ -4,8 +4,6 @@ The library lives in three packages: :mod:`cg.runtime` (formats, kernels, models
 :mod:`cg.quant` (quantizing and verifying) and :mod:`cg.cli` (the ``cg`` command).
 """
 
-from importlib.metadata import version
-
 __all__ = ["__version__"]
 
-__version__ = version("codegemma-cg")
+__version__ = "0.1.0"
