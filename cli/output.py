@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["detail", "emit", "emit_json", "note", "progress", "set_verbosity", "table", "warn"]
+__all__ = ["detail", "emit", "emit_json", "error", "note", "progress", "set_verbosity", "table", "warn"]
 
 _QUIET, _NORMAL, _VERBOSE = -1, 0, 1
 _verbosity = _NORMAL
@@ -44,6 +44,13 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Warn on standard error, also when quiet."""
     _to_stderr(f"warning: {message}")
+
+
+def error(message: str, hint: str | None) -> None:
+    """Tell on standard error what went wrong and what to do about it, also when quiet."""
+    _to_stderr(f"error: {message}")
+    if hint:
+        _to_stderr(f"hint: {hint}")
 
 
 def detail(message: str) -> None:

@@ -65,12 +65,13 @@ class KVCache:
         """Forget everything from token ``length`` on."""
         del self.ids[length:]
 
+    def common_prefix(self, ids: Sequence[int]) -> int:
+        """How many leading tokens of ``ids`` the cache holds."""
+        pairs = zip(self.ids, ids, strict=False)
+        return next((n for n, (held, wanted) in enumerate(pairs) if held != wanted), min(len(self), len(ids)))
+
     def reuse(self, ids: Sequence[int]) -> int:
         """Keep the longest common prefix with ``ids``, forget the rest, and return how many tokens that is."""
-        common = 0
-        for held, wanted in zip(self.ids, ids, strict=False):
-            if held != wanted:
-                break
-            common += 1
+        common = self.common_prefix(ids)
         self.truncate(common)
         return common

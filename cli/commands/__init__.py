@@ -1,1 +1,1 @@
-"""TODO."""
+"""One command, one file."""

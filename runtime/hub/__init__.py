@@ -1,1 +1,1 @@
-"""TODO."""
+"""Models on this machine and on the Hugging Face Hub: names, folders, downloads."""

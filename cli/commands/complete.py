@@ -1,0 +1,159 @@
+"""``cg complete``: fill in the middle, or continue."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cg.cli import cursor, output
+from cg.cli.options import (
+    ActivationsOption,
+    BackendOption,
+    ContextLengthOption,
+    JsonOption,
+    MaxTokensOption,
+    MinPOption,
+    ModelOption,
+    PenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    model_folder,
+)
+from cg.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from cg.runtime.generate import Completion
+
+__all__ = ["complete"]
+
+
+def complete(
+    model: ModelOption = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Text before the cursor, or @FILE.")] = None,
+    suffix: Annotated[str | None, typer.Option("--suffix", help="Text after the cursor, or @FILE.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A file with the cursor at --line, --column.")] = None,
+    line: Annotated[int | None, typer.Option("--line", help="Line of the cursor, from 1.")] = None,
+    column: Annotated[int | None, typer.Option("--column", help="Column of the cursor, from 1.")] = None,
+    path: Annotated[str | None, typer.Option("--path", help="Name of the edited file, told to the model.")] = None,
+    context: Annotated[
+        list[Path] | None, typer.Option("--context", help="A related file; repeatable, most related last.")
+    ] = None,
+    mode: Annotated[
+        Literal["psm", "spm", "spm-prefix-first"], typer.Option("--mode", help="Order of the parts in the prompt.")
+    ] = "psm",
+    max_tokens: MaxTokensOption = 128,
+    alternatives: Annotated[int, typer.Option("-n", min=1, max=64, help="How many completions.")] = 1,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    seed: SeedOption = None,
+    stop: StopOption = None,
+    context_length: ContextLengthOption = None,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    activations: ActivationsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Complete code at the cursor.
+
+    With a suffix, a file position or a <CURSOR> marker on standard input the model fills in the middle;
+    with a prefix alone it continues. Only the completion goes to standard output.
+
+    \b
+    Examples:
+      cg complete -m demo --prefix 'def add(a, b):' --suffix $'\\n\\nprint(add(1, 2))'
+      cg complete -m codegemma-2b-q4 --file app.py --line 12 --column 9 --context util.py
+      cg complete -m codegemma-2b-q4 --path app.py < buffer-with-cursor.py
+      cg complete -m codegemma-2b-q4 --prefix @start.py -n 3 --temperature 0.8 --seed 1 --json
+    """
+    if alternatives > 1 and temperature == 0:
+        raise UsageError(
+            f"greedy decoding gives the same text {alternatives} times", hint="add --temperature 0.8"
+        )
+    place = _place(prefix, suffix, file, line, column)
+    folder = model_folder(model)
+
+    from cg.runtime import ContextFile, SamplingOptions, load
+
+    files = [ContextFile(f.as_posix(), cursor.read_source(f)) for f in context or []]
+    sampling = [
+        SamplingOptions(
+            temperature, top_k, top_p, min_p, repetition_penalty, None if seed is None else seed + i
+        )
+        for i in range(alternatives)
+    ]
+    with load(
+        folder, backend=backend, threads=threads, activations=activations, context_length=context_length
+    ) as engine:
+        results: list[Completion] = []
+        for options in sampling:
+            stream = engine.stream(
+                place.prefix,
+                place.suffix,
+                path=path or place.path,
+                context=files,
+                mode=mode,
+                max_tokens=max_tokens,
+                sampling=options,
+                stop=stop or (),
+            )
+            if not results:
+                for message in stream.notes:
+                    output.note(f"note: {message}")
+            for piece in stream:
+                if not json:
+                    output.emit(piece, end="")
+            results.append(stream.result)
+            if not json and (alternatives > 1 or sys.stdout.isatty()):
+                output.emit("")
+            _tell_timings(results[-1])
+    if json:
+        output.emit_json({"model": str(folder), "completions": [_as_json(r) for r in results]})
+
+
+def _place(
+    prefix: str | None, suffix: str | None, file: Path | None, line: int | None, column: int | None
+) -> cursor.Cursor:
+    if file is not None:
+        if prefix is not None or suffix is not None:
+            raise UsageError("--file and --prefix/--suffix exclude each other")
+        if line is None or column is None:
+            raise UsageError("--file needs --line and --column")
+        return cursor.from_position(file, line, column)
+    if line is not None or column is not None:
+        raise UsageError("--line and --column need --file")
+    if prefix is not None or suffix is not None:
+        return cursor.from_texts(prefix or "", suffix)
+    if sys.stdin.isatty():
+        raise UsageError("nothing to complete", hint="give --prefix, --file, or a text with <CURSOR> on standard input")
+    return cursor.from_marker(cursor.read_source(Path("-")))
+
+
+def _tell_timings(result: Completion) -> None:
+    t = result.timings
+    output.detail(
+        f"{t.prompt_tokens} prompt tokens ({t.cached_tokens} cached) in {t.prompt_seconds:.2f} s, "
+        f"{t.generated_tokens} generated at {t.generated_per_second:.1f}/s, stopped by {result.stop_reason}"
+    )
+
+
+def _as_json(result: Completion) -> dict[str, Any]:
+    t = result.timings
+    rates = {"prompt_per_second": t.prompt_per_second, "generated_per_second": t.generated_per_second}
+    return {
+        "text": result.text,
+        "token_ids": result.ids,
+        "stop_reason": result.stop_reason,
+        "notes": result.notes,
+        "timings": asdict(t) | rates,
+    }

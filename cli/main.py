@@ -1,0 +1,92 @@
+"""The Typer app: commands, global options, errors to exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cg import __version__
+from cg.cli import output, settings
+from cg.cli.commands import models
+from cg.cli.commands.bench import bench
+from cg.cli.commands.chat import chat
+from cg.cli.commands.complete import complete
+from cg.cli.commands.demo import demo
+from cg.cli.commands.download import download
+from cg.cli.commands.inspect import inspect
+from cg.cli.commands.quantize import quantize
+from cg.cli.commands.verify import verify
+from cg.runtime.errors import CgError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+app = typer.Typer(
+    name="cg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Run CodeGemma on a machine without a GPU: download, quantize, verify, complete.",
+    epilog="Exit codes: 0 done, 1 a threshold was missed or another failure, 2 usage or prompt, 3 malformed "
+    "file, 4 output cannot be written, 5 Hub, 6 backend, 130 interrupted.",
+)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with its errors told to the user and turned into exit codes."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except CgError as error:
+            output.error(error.message, error.hint)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            output.error("interrupted", None)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader (head, a closed pager) has gone: nobody is left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+@app.callback()
+@_guarded
+def _global_options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress bars.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More about what happens.")] = False,
+) -> None:
+    if version:
+        output.emit(f"cg {__version__}")
+        raise typer.Exit
+    output.set_verbosity(quiet=quiet, verbose=verbose)
+    context.default_map = settings.default_map(context.command.commands)  # type: ignore[attr-defined]
+
+
+for _command in (complete, chat, quantize, verify, download, inspect, bench, demo):
+    app.command(name=_command.__name__)(_guarded(_command))
+for _info in (*models.app.registered_commands, models.app.registered_callback):
+    if _info is not None and _info.callback is not None:
+        _info.callback = _guarded(_info.callback)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Entry point of the ``cg`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # code is UTF-8 on every system
+    app()

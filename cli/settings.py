@@ -1,0 +1,56 @@
+r"""Settings that come from a file: flag > environment > file > default.
+
+The file is ``config.toml`` in cg's configuration folder (``~/.config/cg`` on Linux, ``~/Library/Application
+Support/cg`` on macOS, ``%APPDATA%\cg`` on Windows), or the one that ``CG_CONFIG`` names. Keys: ``model``,
+``backend``, ``threads``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cg.runtime.errors import UsageError
+
+__all__ = ["config_file", "default_map", "read"]
+
+KEYS = {"model": str, "backend": str, "threads": int}
+
+
+def config_file() -> Path:
+    """Where the settings file is looked for."""
+    named = os.environ.get("CG_CONFIG")
+    return Path(named) if named else Path(typer.get_app_dir("cg")) / "config.toml"
+
+
+def read() -> dict[str, Any]:
+    """The settings file's content, or an empty dictionary if there is none.
+
+    Raises:
+        UsageError: the file is not TOML, or has an unknown key or a value of the wrong type.
+    """
+    import tomllib
+
+    file = config_file()
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    for key, value in values.items():
+        if key not in KEYS:
+            raise UsageError(f"{file}: unknown key {key!r}", hint=f"known keys: {', '.join(KEYS)}")
+        if type(value) is not KEYS[key]:
+            raise UsageError(f"{file}: {key} is {value!r}, expected {KEYS[key].__name__}")
+    return values
+
+
+def default_map(commands: Iterable[str]) -> dict[str, Any]:
+    """The settings as defaults of every command's options of the same name."""
+    values = read() if config_file().exists() else {}
+    return {command: values for command in commands}

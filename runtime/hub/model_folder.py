@@ -1,0 +1,81 @@
+"""What a model folder holds, as far as names and sizes tell: no tensor is read, no library imported."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+__all__ = ["folder_size", "missing_files", "model_type", "weights_type"]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+def missing_files(folder: Path) -> list[str]:
+    """The files without which the folder is no model: config.json, and the weights or shards."""
+    missing = [] if (folder / CONFIG).is_file() else [CONFIG]
+    return missing + [name for name in _weight_files(folder) if not (folder / name).is_file()]
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below the folder, links followed."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def model_type(folder: Path) -> str | None:
+    """``model_type`` of config.json; None if there is none or it cannot be read."""
+    value = _read_json(folder / CONFIG).get("model_type")
+    return value if isinstance(value, str) else None
+
+
+def weights_type(folder: Path) -> str:
+    """``q4``, ``i8``, or the dtype that most matrices have (``bf16`` ...); ``?`` if no header is readable."""
+    counts: Counter[str] = Counter()
+    names: set[str] = set()
+    for shard in _weight_files(folder):
+        header = _read_header(folder / shard)
+        names.update(header)
+        for entry in header.values():
+            shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
+            if isinstance(dtype, str) and isinstance(shape, list) and len(shape) == 2:
+                counts[dtype.lower()] += 1
+    if counts["q4"]:
+        return "q4"
+    if counts["i8"] and any(name.endswith(".qb") for name in names):
+        return "i8"
+    return max(counts, key=lambda dtype: counts[dtype]) if counts else "?"
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The shards that the index names, else the single file; names that leave the folder count as missing."""
+    if not (folder / INDEX).is_file():
+        return [WEIGHTS]
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        return [WEIGHTS]
+    return sorted({str(name) for name in weight_map.values()})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file; empty if it cannot be read (loading says why, listing does not)."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LARGEST_HEADER:
+                return {}
+            value = json.loads(file.read(length))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,65 @@
+"""From a folder to the parts of a running model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cg.runtime.config import GemmaConfig
+from cg.runtime.errors import TokenizerError
+from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.models.gemma import Gemma
+from cg.runtime.ops import Activations, Backend, open_ops
+from cg.runtime.prompts.chat import ChatTemplate
+from cg.runtime.tokenizer import Tokenizer
+
+__all__ = ["LoadedModel", "load_gemma", "load_model"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A checkpoint's parts, ready to run."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    model: Gemma
+    tokenizer: Tokenizer
+    template: ChatTemplate
+
+
+def load_gemma(
+    checkpoint: Checkpoint,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    activations: Activations | None = None,
+) -> Gemma:
+    """The model over an open checkpoint, without its tokenizer; nothing is copied but the norms."""
+    config = GemmaConfig.from_json(checkpoint.config)
+    ops = open_ops(backend, threads=threads, activations=activations)
+    return Gemma(config, checkpoint.tensors, ops)
+
+
+def load_model(
+    folder: Path,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    activations: Activations | None = None,
+) -> LoadedModel:
+    """Open a folder in Hugging Face layout, original or quantized.
+
+    Raises:
+        FormatError: a file is malformed (see :mod:`cg.runtime.errors` for the causes).
+        BackendError: the backend is not available here.
+    """
+    checkpoint = Checkpoint.open(folder)
+    model = load_gemma(checkpoint, backend=backend, threads=threads, activations=activations)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise TokenizerError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} entries, "
+            f"the embedding only {model.config.vocab_size}",
+            hint="do the tokenizer files belong to this model?",
+        )
+    return LoadedModel(folder, checkpoint, model, tokenizer, ChatTemplate.load(folder, tokenizer))
