@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,7 @@ def from_position(file: Path, line: int, column: int) -> Cursor:
         UsageError: the file cannot be read, or has no such place.
     """
     text = read_source(file)
-    lines = text.splitlines(keepends=True) if text else [""]
-    if text.endswith(("\n", "\r")):
-        lines.append("")
+    lines = re.split(r"(?<=\n)", text)  # not splitlines: no editor ends a line at a form feed
     if not 1 <= line <= len(lines):
         raise UsageError(f"{file} has {len(lines)} lines, there is no line {line}")
     width = len(lines[line - 1].rstrip("\r\n"))

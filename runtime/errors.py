@@ -10,7 +10,7 @@
     ├── FormatError                  3   a file is malformed (one subclass per cause)
     │   ├── TruncatedFileError, HeaderTooLargeError, InvalidHeaderError, BadOffsetsError,
     │   ├── OverlapError, HoleError, LengthMismatchError, DuplicateNameError, UnknownDtypeError,
-    │   ├── MissingScalesError, ScalesShapeError, BlockShapeError,
+    │   ├── MissingScalesError, ScalesShapeError, OrphanScalesError, BlockShapeError,
     │   ├── InvalidIndexError, IndexPathError, MissingShardError
     │   ├── CheckpointError          3   config.json or the set of tensors is wrong
     │   │   └── MissingTensorError   3
@@ -57,6 +57,7 @@ __all__ = [
     "ModelNotFoundError",
     "NetworkError",
     "NonFiniteError",
+    "OrphanScalesError",
     "OutputError",
     "OutputExistsError",
     "OverlapError",
@@ -148,6 +149,10 @@ class MissingScalesError(FormatError):
 
 class ScalesShapeError(FormatError):
     """A ``.qb`` companion whose dtype or shape does not fit its tensor."""
+
+
+class OrphanScalesError(FormatError):
+    """A ``.qb`` companion of nothing, or of a tensor that is not quantized."""
 
 
 class BlockShapeError(FormatError):

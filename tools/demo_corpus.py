@@ -26,10 +26,7 @@ ROW_SHARES = (0.38, 0.30, 0.20, 0.12)
 CHARACTERS_PER_TOKEN = 3.2
 WORD = re.compile(r"\w+|[^\w\s]")
 
-_ALWAYS_HELD_OUT = frozenset(
-    f"{name}.py"
-    for name in "argparse heapq textwrap fractions configparser shlex graphlib statistics queue csv".split()
-)
+_CHOSEN = "argparse heapq textwrap fractions configparser shlex graphlib statistics queue csv".split()
 _SIDE_LIBRARIES = ("idlelib/", "lib2to3/", "tkinter/", "distutils/", "ctypes/macholib")
 _TABLES = ("encodings/", "pydoc_data/", "lib2to3/pgen2/")
 
@@ -49,9 +46,10 @@ class Module:
     def line_starts(self) -> Ids:
         """Offset of the first character of every line that is not blank."""
         starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
-        return np.array([s for s in starts if self.text[s : self._end_of_line(s)].strip()], np.int64)
+        return np.array([s for s in starts if self.text[s : self.end_of_line(s)].strip()], np.int64)
 
-    def _end_of_line(self, start: int) -> int:
+    def end_of_line(self, start: int) -> int:
+        """Offset of the newline that ends the line at `start`, or of the end of the text."""
         end = self.text.find("\n", start)
         return len(self.text) if end < 0 else end
 
@@ -72,7 +70,8 @@ def read_corpus() -> tuple[list[Module], list[Module]]:
     Held out: ten chosen modules and every one whose path hashes to 0 modulo 50.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    train, held_out = [], []
+    train: list[Module] = []
+    held_out: list[Module] = []
     for file in sorted(root.rglob("*.py")):
         path = file.relative_to(root).as_posix()
         if path.startswith(("site-packages/", *_TABLES)) or "lib2to3/tests/data" in path or "/bad" in path:
@@ -86,7 +85,7 @@ def read_corpus() -> tuple[list[Module], list[Module]]:
         if sum(c.isdigit() or c == "\\" for c in text) > 0.06 * len(text):
             continue
         weight = 0.4 if "test" in path else 2.0 if path.startswith(_SIDE_LIBRARIES) else 3.0
-        held = path in _ALWAYS_HELD_OUT or int(hashlib.sha256(path.encode()).hexdigest(), 16) % 50 == 0
+        held = path.removesuffix(".py") in _CHOSEN or int(hashlib.sha256(path.encode()).hexdigest(), 16) % 50 == 0
         (held_out if held else train).append(Module(path, text, weight))
     return train, held_out
 
@@ -103,7 +102,11 @@ class Sampler:
     """Draws batches of documents from modules."""
 
     def __init__(
-        self, modules: list[Module], tokenizer: sentencepiece.SentencePieceProcessor, seed: int, middle_weight: float
+        self,
+        modules: list[Module],
+        tokenizer: sentencepiece.SentencePieceProcessor,
+        seed: int,
+        middle_weight: float,
     ) -> None:
         self.modules = [m for m in modules if len(m.line_starts)]
         self.tokenizer = tokenizer
@@ -158,7 +161,7 @@ class Sampler:
 def draw_hole(rng: np.random.Generator, module: Module) -> tuple[int, int]:
     """A span of the text to leave out: 70 % within a line, 20 % to the line's end or whole lines, 10 % anywhere."""
     text, line = module.text, int(rng.choice(module.line_starts))
-    end = module._end_of_line(line)
+    end = module.end_of_line(line)
     words = [(m.start(), m.end()) for m in WORD.finditer(text, line, end)]
     kind = rng.random()
     if kind < 0.9 and words:
@@ -174,7 +177,7 @@ def draw_hole(rng: np.random.Generator, module: Module) -> tuple[int, int]:
             return start, end
         start = words[0][0] if rng.random() < 0.7 else line
         for _ in range(int(rng.integers(1, 4))):
-            stop = module._end_of_line(end + 1) if end + 1 < len(text) else end
+            stop = module.end_of_line(end + 1) if end + 1 < len(text) else end
             end = stop if rng.random() < 0.7 else end
         return start, end
     start = int(rng.integers(len(text)))

@@ -1,7 +1,7 @@
 """The demo model in torch: a small Gemma with Hugging Face parameter names, for training and evaluation.
 
-`GemmaForCausalLM` of transformers computes the same; this one trains faster on a CPU (one fused gate/up product is not
-worth it at this size, bf16 products are) and its state dict IS the published `model.safetensors`.
+`GemmaForCausalLM` of transformers computes the same; this one has nothing that a CPU at this size does not need, and its
+state dict is the published `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output [batch, length, hidden], and all keys and values, those of `past` first."""
         batch, length, _ = x.shape
         heads = (batch, length, -1, self.c.head_dim)
         q = _rotate(self.q_proj(x).view(heads).transpose(1, 2), rotary)

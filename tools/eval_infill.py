@@ -57,6 +57,7 @@ class Answer:
 
     @property
     def exact(self) -> bool:
+        """Stopped, and character by character what was left out."""
         return self.stopped and self.text == self.hole.middle
 
 
@@ -195,6 +196,7 @@ def summary(answers: list[Answer]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model folder with tokenizer.model")
     parser.add_argument("--held-out", type=Path, help="metrics.json with the list (default: the model folder's)")
@@ -209,6 +211,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Evaluate and print."""
     a = parse_arguments()
     torch.set_num_threads(a.threads)
     names: list[str] = json.loads((a.held_out or a.model / "metrics.json").read_text("utf-8"))["held_out"]

@@ -38,6 +38,7 @@ class Schedule:
     warmup: int = 100
 
     def at(self, step: int) -> float:
+        """The factor for the update after `step` steps."""
         return self.peak * min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.decay)
 
 
@@ -58,6 +59,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
+        """Update the parameters from their gradients, which are dropped; `factor` scales both learning rates."""
         for group, momentum in zip(self.groups, self.momentum, strict=True):
             gradient = torch.stack([_gradient(p) for p in group])
             momentum.mul_(MOMENTUM).add_(gradient)
@@ -73,9 +75,11 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
+        """Tensors and counters, for a checkpoint."""
         return {"momentum": self.momentum, "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.momentum = state["momentum"]
         self.adam.load_state_dict(state["adam"])
 
@@ -86,7 +90,10 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
 
 
 def orthogonalize(gradients: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly, of [n, rows, columns]: five Newton–Schulz steps (Muon, K. Jordan 2024)."""
+    """Roughly the nearest semi-orthogonal matrices of [n, rows, columns].
+
+    Five Newton-Schulz steps in bf16, coefficients from Muon (kellerjordan.github.io/posts/muon, 2024).
+    """
     a, b, c = NEWTON_SCHULZ
     x = (gradients / (gradients.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
@@ -94,7 +101,8 @@ def orthogonalize(gradients: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if tall else x).float()
+    result: Tensor = (x.mT if tall else x).float()
+    return result
 
 
 def weighted_loss(model: DemoGemma, ids: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +167,7 @@ def load_checkpoint(file: Path, model: DemoGemma, optimizer: Optimizer) -> Progr
 
 
 def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run; resumed if it holds checkpoint.pt")
     parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece model")
@@ -171,19 +180,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--middle-weight", type=float, default=12.0, help="loss weight of middles (default 12)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save-every", type=float, default=180, help="seconds between checkpoints (default 180)")
+    parser.add_argument("--save-every", type=float, default=180, help="seconds between saves (default 180)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the loss; needs a C++ compiler")
     return parser.parse_args()
 
 
 def main() -> None:
+    """Train, or go on."""
     a = parse_arguments()
     torch.manual_seed(a.seed)
     torch.set_num_threads(a.threads)
     a.run.mkdir(parents=True, exist_ok=True)
     modules, held_out = read_corpus()
-    print(f"{len(modules)} modules, {sum(len(m.text) for m in modules) / 1e6:.2f} MB; {len(held_out)} held out", flush=True)
-    sampler = Sampler(modules, sentencepiece.SentencePieceProcessor(str(a.tokenizer)), a.seed, a.middle_weight)
+    size = sum(len(m.text) for m in modules) / 1e6
+    print(f"{len(modules)} modules, {size:.2f} MB; {len(held_out)} held out", flush=True)
+    tokenizer = sentencepiece.SentencePieceProcessor(str(a.tokenizer))
+    sampler = Sampler(modules, tokenizer, a.seed, a.middle_weight)
     model = DemoGemma(DemoConfig())
     if a.init:
         load_weights(model, a.init)

@@ -29,7 +29,7 @@ _REPO_FOLDER = re.compile(r"models--(?P<org>[^/\\]+?)--(?P<name>[^/\\]+)")
 
 
 def hub_cache() -> Path:
-    """The Hub's cache folder: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub."""
+    """The Hub's cache: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if value := os.environ.get(variable):
             return _expanded(value)

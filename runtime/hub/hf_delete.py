@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from cg.runtime.hub import hf_cache
 from cg.runtime.hub.model_folder import folder_size
@@ -10,23 +11,23 @@ from cg.runtime.hub.model_folder import folder_size
 __all__ = ["delete"]
 
 
-def delete(repo_id: str, commit: str | None = None) -> int:
-    """Delete one commit of a model, or all of it with what interrupted downloads left; the bytes freed.
+def delete(repo_id: str, snapshot: Path) -> int:
+    """Delete one snapshot of a model and the files that no other snapshot needs; the bytes freed.
 
-    Files that another revision still needs stay.
+    When no snapshot is left (or there never was one), what interrupted downloads left goes too.
     """
     from huggingface_hub import scan_cache_dir
 
-    cache = hf_cache.hub_cache()
-    folder = hf_cache.repo_folder(repo_id)
-    repos = [r for r in scan_cache_dir(cache).repos if r.repo_type == "model" and r.repo_id == repo_id]
     freed = 0
-    for repo in repos:
-        commits = [r.commit_hash for r in repo.revisions if commit in (None, r.commit_hash)]
-        strategy = scan_cache_dir(cache).delete_revisions(*commits)
-        freed += strategy.expected_freed_size
-        strategy.execute()
-    if commit is None and folder.is_dir():  # unfinished parts, which the strategy does not know
+    cache = scan_cache_dir(hf_cache.hub_cache())
+    for repo in cache.repos:
+        commits = {revision.commit_hash for revision in repo.revisions} & {snapshot.name}
+        if repo.repo_type == "model" and repo.repo_id == repo_id and commits:
+            strategy = cache.delete_revisions(*commits)
+            freed += strategy.expected_freed_size
+            strategy.execute()
+    folder = hf_cache.repo_folder(repo_id)
+    if not hf_cache.refs_by_commit(repo_id) and folder.is_dir():
         freed += folder_size(folder)
         shutil.rmtree(folder)
     return freed

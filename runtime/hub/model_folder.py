@@ -7,18 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["folder_size", "missing_files", "model_type", "weights_type"]
+__all__ = ["CONFIG", "folder_size", "missing_files", "model_type", "weights_type"]
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
 def missing_files(folder: Path) -> list[str]:
     """The files without which the folder is no model: config.json, and the weights or shards."""
     missing = [] if (folder / CONFIG).is_file() else [CONFIG]
-    return missing + [name for name in _weight_files(folder) if not (folder / name).is_file()]
+    return missing + [name for name in _weight_files(folder) if not _is_inside(name, folder)]
 
 
 def folder_size(folder: Path) -> int:
@@ -37,10 +37,12 @@ def weights_type(folder: Path) -> str:
     counts: Counter[str] = Counter()
     names: set[str] = set()
     for shard in _weight_files(folder):
-        header = _read_header(folder / shard)
+        header = _read_header(folder / shard) if _is_inside(shard, folder) else {}
         names.update(header)
         for entry in header.values():
-            shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
+            if not isinstance(entry, dict):
+                continue
+            shape, dtype = entry.get("shape"), entry.get("dtype")
             if isinstance(dtype, str) and isinstance(shape, list) and len(shape) == 2:
                 counts[dtype.lower()] += 1
     if counts["q4"]:
@@ -51,13 +53,19 @@ def weights_type(folder: Path) -> str:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The shards that the index names, else the single file; names that leave the folder count as missing."""
-    if not (folder / INDEX).is_file():
-        return [WEIGHTS]
-    weight_map = _read_json(folder / INDEX).get("weight_map")
+    """The shards that the index names, else the single file."""
+    if not (folder / _INDEX).is_file():
+        return [_WEIGHTS]
+    weight_map = _read_json(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        return [WEIGHTS]
+        return [_WEIGHTS]
     return sorted({str(name) for name in weight_map.values()})
+
+
+def _is_inside(name: str, folder: Path) -> bool:
+    """Whether a shard's file exists; a name that leads out of the folder counts as missing."""
+    relative = Path(name)
+    return not relative.is_absolute() and ".." not in relative.parts and (folder / relative).is_file()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file; empty if it cannot be read (loading says why, listing does not)."""
+    """The JSON header of a safetensors file; empty if unreadable (loading says why, listing does not)."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

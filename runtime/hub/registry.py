@@ -48,7 +48,8 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_HUB_ID = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*/\w[\w.-]*(?<!\.git)(?<![.-])", re.ASCII)
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]')  # what one file system or another cannot store
 _QUANTIZED = frozenset({"q4", "i8"})
 
 
@@ -94,7 +95,7 @@ def models_folder() -> Path:
 
 def check_name(name: str) -> str:
     """The name itself if it can name a folder in :func:`models_folder`; UsageError otherwise."""
-    if not name or name.startswith((".", "-", "~")) or name.strip() != name or re.search(r'[/\\:*?"<>|\x00-\x1f]', name):
+    if not name or name[0] in ".-~" or name.strip() != name or _FORBIDDEN.search(name):
         raise UsageError(
             f"{name!r} is not a model name",
             hint="a name is one folder's name: no path separators, no leading dot or dash",
@@ -106,10 +107,10 @@ def hub_model(source: str) -> HubModel | None:
     """The Hub repository that an alias or ``org/name[@revision]`` stands for; None if it is neither."""
     name, at, revision = source.partition("@")
     repo_id = ALIASES.get(name, name)
-    if not _HUB_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".", "-")):
+    if not _HUB_ID.fullmatch(repo_id):
         return None
     if at and (not revision or not hf_cache.is_plain_revision(revision)):
-        raise UsageError(f"{source}: {revision!r} is no branch, tag or commit", hint="write org/name@revision")
+        raise UsageError(f"{source!r}: not a branch, tag or commit after @", hint="write NAME@REVISION")
     return HubModel(repo_id, revision or None)
 
 
@@ -139,7 +140,7 @@ def resolve(source: str) -> Path:
 
 
 def list_models(*, incomplete: bool = False) -> list[LocalModel]:
-    """The Gemma models on this machine, bundled and local ones first; on request interrupted downloads too."""
+    """The Gemma models on this machine, bundled and local ones first; if asked, unfinished downloads too."""
     demo = _demo_folder()
     models = [LocalModel(DEMO, demo, "original", weights_type(demo), folder_size(demo), "bundled")]
     if models_folder().is_dir():
@@ -157,13 +158,21 @@ def find(name: str) -> LocalModel:
     for model in models:
         if name == model.name or (wanted is not None and model.name == _display_name(wanted)):
             return model
+    if (
+        wanted is not None
+        and wanted.revision is None
+        and (folder := hf_cache.repo_folder(wanted.repo_id)).is_dir()
+    ):
+        return LocalModel(
+            wanted.repo_id, folder, "incomplete", "?", folder_size(folder), "hub", wanted.repo_id
+        )
     raise ModelNotFoundError(
         f"there is no model {name!r} on this machine", hint=_suggest(name) or "cg models lists what is here"
     )
 
 
 def remove(name: str) -> int:
-    """Delete a local model or a downloaded one (all its files, or one revision's); the bytes freed.
+    """Delete a local model, or one revision of a downloaded one; the bytes freed.
 
     Only folders inside :func:`models_folder` and repositories in the Hugging Face cache are deleted; the
     latter by huggingface_hub's own strategy, because revisions can share files.
@@ -177,7 +186,7 @@ def remove(name: str) -> int:
         if model.origin == "hub" and model.repo_id is not None:
             from cg.runtime.hub.hf_delete import delete
 
-            return delete(model.repo_id, None if "@" not in model.name else model.path.name)
+            return delete(model.repo_id, model.path)
         return _remove_local(models_folder() / check_name(model.name), model.size)
     except OSError as error:
         raise OutputError(f"cannot remove {model.path}: {error.strerror or error}") from error
@@ -245,7 +254,8 @@ def _not_downloaded(source: str, wanted: HubModel) -> ModelNotFoundError:
     if commit is not None:
         missing = missing_files(hf_cache.snapshot_folder(wanted.repo_id, commit))
         return ModelNotFoundError(
-            f"{source} is only partly downloaded: {', '.join(missing)} is missing", hint=f"{command} goes on from there"
+            f"{source} is only partly downloaded; missing: {', '.join(missing)}",
+            hint=f"{command} goes on from there",
         )
     others = [m.name for m in _hub_models() if m.repo_id == wanted.repo_id and m.complete]
     if others:
@@ -253,14 +263,14 @@ def _not_downloaded(source: str, wanted: HubModel) -> ModelNotFoundError:
             f"{source} is not on this machine, but another revision is: {', '.join(others)}",
             hint=f"use that name, or {command}",
         )
-    near = "" if source in ALIASES or source in ALIASES.values() else _suggest(source)
-    return ModelNotFoundError(f"{source} is not on this machine", hint=f"{near}; or {command}" if near else command)
+    near = "" if wanted.repo_id in ALIASES.values() else _suggest(source)
+    return ModelNotFoundError(f"{source} is not on this machine", hint=f"{near} {command}".strip())
 
 
 def _unknown(source: str, folder: Path, *, is_path: bool) -> ModelNotFoundError:
     if folder.is_file():
         return ModelNotFoundError(
-            f"{source} is a file, not a model's folder", hint=f"give the folder that holds it: {folder.parent}"
+            f"{source} is a file, not a model's folder", hint=f"give its folder: {folder.parent}"
         )
     if is_path:
         return ModelNotFoundError(f"there is no folder {source}")
@@ -272,5 +282,5 @@ def _suggest(name: str) -> str:
     """``did you mean ...?`` with the nearest known names; empty if none is near."""
     known = {DEMO, *ALIASES, *ALIASES.values(), *(model.name for model in list_models())}
     by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
-    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.7)]
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=2, cutoff=0.7)]
     return f"did you mean {' or '.join(near)}?" if near else ""

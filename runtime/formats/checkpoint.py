@@ -1,0 +1,155 @@
+"""A checkpoint folder: config.json and one safetensors file, or several with an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from cg.runtime.errors import (
+    CheckpointError,
+    DuplicateNameError,
+    IndexPathError,
+    InvalidIndexError,
+    MissingShardError,
+    MissingTensorError,
+)
+from cg.runtime.formats.jlama import fold_scales
+from cg.runtime.formats.safetensors import SafetensorsFile
+from cg.runtime.formats.strict_json import read_object
+from cg.runtime.tensor import Tensor
+
+__all__ = ["CONFIG_NAME", "INDEX_NAME", "SINGLE_NAME", "Checkpoint"]
+
+CONFIG_NAME = "config.json"
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """An open checkpoint: its config and all tensors, mapped.
+
+    ``model.safetensors`` is taken when it is there, else the shards of ``model.safetensors.index.json``.
+    As in transformers and Jlama, all tensors of a named shard count, also those that the index leaves
+    out; scales may lie in another shard than the tensor that they belong to.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], shards: tuple[SafetensorsFile, ...]) -> None:
+        self.folder = folder
+        self.config = config
+        """config.json as it is; :class:`cg.runtime.config.GemmaConfig` checks it."""
+        self.shards = shards
+        self.tensors: Mapping[str, Tensor] = MappingProxyType(fold_scales(_union(shards), str(folder)))
+        """All tensors by name, in the order of files and data, quantized ones with their scales."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Open and check a folder.
+
+        Raises:
+            CheckpointError: the folder, its config.json or its weights are missing or unreadable.
+            FormatError: a malformed file, one subclass per cause.
+        """
+        if not folder.is_dir():
+            state = "is a file" if folder.is_file() else "does not exist"
+            raise CheckpointError(
+                f"{folder} {state}, expected a checkpoint folder",
+                hint=f"give the folder that holds {CONFIG_NAME} and {SINGLE_NAME}",
+            )
+        if not (folder / CONFIG_NAME).is_file():
+            raise CheckpointError(f"{folder} holds no {CONFIG_NAME}", hint=_CONTENTS_HINT)
+        config = read_object(folder / CONFIG_NAME)
+        index: dict[str, str] = {}
+        if (folder / SINGLE_NAME).is_file():
+            names = [SINGLE_NAME]
+        elif (folder / INDEX_NAME).is_file():
+            index = _read_index(folder / INDEX_NAME)
+            names = sorted(set(index.values()))
+        else:
+            raise CheckpointError(f"{folder} has no {SINGLE_NAME} and no {INDEX_NAME}", hint=_CONTENTS_HINT)
+        shards: list[SafetensorsFile] = []
+        try:
+            for name in names:
+                if not (folder / name).is_file():
+                    raise MissingShardError(
+                        f"{folder / INDEX_NAME} names {name!r}, which does not exist",
+                        hint="the checkpoint is incomplete: download or copy it again",
+                    )
+                shards.append(SafetensorsFile(folder / name))
+            _check_promises(index, shards, folder)
+            return cls(folder, config, tuple(shards))
+        except BaseException:
+            _close(shards)
+            raise
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files."""
+        return tuple(s.path for s in self.shards)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """``__metadata__`` of all files; where they differ, the first file's."""
+        merged: dict[str, str] = {}
+        for shard in reversed(self.shards):
+            merged.update(shard.metadata)
+        return merged
+
+    def close(self) -> None:
+        """Close all files, see :meth:`SafetensorsFile.close`."""
+        self.tensors = MappingProxyType({})
+        _close(self.shards)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_CONTENTS_HINT = "cg reads safetensors checkpoints; fetch one with: cg download codegemma-2b"
+
+
+def _close(shards: Iterable[SafetensorsFile]) -> None:
+    for shard in shards:
+        shard.close()
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name to file name.
+
+    The files may be symbolic links (the Hub's cache is made of them), but the index may not name paths.
+    """
+    weight_map = read_object(path, InvalidIndexError).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InvalidIndexError(f"{path}: weight_map is not a JSON object with entries")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str):
+            raise InvalidIndexError(f"{path}: the file of {tensor[:200]!r} is not a string")
+        if file in (".", "..") or any(c in file for c in "/\\:"):
+            raise IndexPathError(
+                f"{path}: {file[:200]!r} leads out of the folder, only file names are allowed"
+            )
+        if not file.isprintable() or not file.endswith(".safetensors"):
+            raise InvalidIndexError(f"{path}: {file[:200]!r} is not the name of a safetensors file")
+    return weight_map
+
+
+def _check_promises(index: Mapping[str, str], shards: Iterable[SafetensorsFile], folder: Path) -> None:
+    by_name = {s.path.name: s for s in shards}
+    for tensor, file in index.items():
+        if tensor not in by_name[file].stored:
+            raise MissingTensorError(f"{folder / INDEX_NAME}: {tensor[:200]!r} is not in {file!r}")
+
+
+def _union(shards: Iterable[SafetensorsFile]) -> dict[str, Tensor]:
+    union: dict[str, Tensor] = {}
+    for shard in shards:
+        for name, tensor in shard.stored.items():
+            if name in union:
+                raise DuplicateNameError(f"{shard.path}: tensor {name!r} is in another shard already")
+            union[name] = tensor
+    return union

@@ -1,0 +1,127 @@
+"""The two tokenizer libraries behind one small interface: text to ids, names to ids, ids to names.
+
+Nothing here knows which tokens a user may write; that is :mod:`cg.runtime.tokenizer`'s business.
+Each library is imported only when its file is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cg.runtime.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["JsonVocabulary", "ModelVocabulary", "Vocabulary", "read_json"]
+
+
+class Vocabulary(Protocol):
+    """What a tokenizer library supplies."""
+
+    file: Path
+    size: int
+    """Number of ids, added tokens included."""
+    special: dict[str, int]
+    """Tokens that the file itself declares special, by name."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without any extra token; control tokens in the text are NOT kept apart."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the token with exactly this name."""
+        ...
+
+    def token(self, token_id: int) -> str | None:
+        """The name of an id, ``▁`` for a space."""
+        ...
+
+
+class JsonVocabulary:
+    """``tokenizer.json``, through the tokenizers library.
+
+    Raises:
+        TokenizerError: the library cannot read the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import tokenizers
+
+        self.file = file
+        try:
+            self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception, whatever the cause
+            raise TokenizerError(f"{file}: not a tokenizer.json: {error}") from error
+        self._library.no_truncation()  # a file may carry settings from somebody's training
+        self._library.no_padding()
+        self.size = self._library.get_vocab_size(with_added_tokens=True)
+        added = self._library.get_added_tokens_decoder()
+        self.special = {token.content: i for i, token in added.items() if token.special}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without any extra token."""
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the token with exactly this name."""
+        return self._library.token_to_id(token)
+
+    def token(self, token_id: int) -> str | None:
+        """The name of an id."""
+        return self._library.id_to_token(token_id)
+
+
+class ModelVocabulary:
+    """``tokenizer.model``, through sentencepiece.
+
+    Raises:
+        TokenizerError: the library cannot read the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import sentencepiece
+
+        self.file = file
+        try:
+            self._library: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(f"{file}: not a sentencepiece model: {error}") from error
+        self.size = int(self._library.get_piece_size())
+        control = (i for i in range(self.size) if self._library.IsControl(i) or self._library.IsUnknown(i))
+        self.special = {self._library.IdToPiece(i): i for i in control}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without any extra token."""
+        ids: list[int] = self._library.encode(text, out_type=int, add_bos=False, add_eos=False)
+        return ids
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the token with exactly this name."""
+        found = int(self._library.PieceToId(token))  # the unknown token's id when there is none
+        return found if self._library.IdToPiece(found) == token else None
+
+    def token(self, token_id: int) -> str | None:
+        """The name of an id."""
+        name: str | None = self._library.IdToPiece(token_id) if token_id < self.size else None
+        return name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in ``file``; an absent file is an empty object.
+
+    Raises:
+        TokenizerError: unreadable, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{file}: holds a JSON {type(value).__name__}, expected an object")
+    return value
