@@ -24,7 +24,7 @@ class Cursor:
 
 
 def from_texts(prefix: str, suffix: str | None) -> Cursor:
-    """From ``--prefix`` and ``--suffix``: text, or ``@FILE`` for a file's content (``@@`` for a literal @)."""
+    """From ``--prefix`` and ``--suffix``: text, or ``@FILE`` for a file's content (``@@`` is a plain @)."""
     return Cursor(_text_or_file(prefix), None if suffix is None else _text_or_file(suffix))
 
 

@@ -43,24 +43,38 @@ ThreadsOption = Annotated[
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", envvar="CG_MODEL", help="Folder, alias, Hub id or local name; see cg models."),
+    typer.Option(
+        "--model", "-m", envvar="CG_MODEL", help="Folder, alias, Hub id or local name; see cg models."
+    ),
 ]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-N", min=1, help="Tokens to generate at most.")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", help="0 is greedy: always the likeliest token.")]
+MaxTokensOption = Annotated[
+    int, typer.Option("--max-tokens", "-N", min=1, help="Tokens to generate at most.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", help="0 is greedy: always the likeliest token.")
+]
 TopKOption = Annotated[int, typer.Option("--top-k", help="Only the k likeliest tokens; 0 is off.")]
-TopPOption = Annotated[float, typer.Option("--top-p", help="Only the likeliest tokens that reach this probability.")]
-MinPOption = Annotated[float, typer.Option("--min-p", help="Only tokens at least this likely beside the likeliest.")]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", help="Only the likeliest tokens that reach this probability.")
+]
+MinPOption = Annotated[
+    float, typer.Option("--min-p", help="Only tokens at least this likely beside the likeliest.")
+]
 PenaltyOption = Annotated[
-    float, typer.Option("--repetition-penalty", help="1 is off; anything else harms code, which repeats itself.")
+    float,
+    typer.Option("--repetition-penalty", help="1 is off; anything else harms code, which repeats itself."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Makes sampling reproducible.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text; repeatable.")]
 ContextLengthOption = Annotated[
-    int | None, typer.Option("--context-length", min=1, help="Tokens of prompt and answer; default: the model's.")
+    int | None,
+    typer.Option("--context-length", min=1, help="Tokens of prompt and answer; default: the model's."),
 ]
 ActivationsOption = Annotated[
     ActivationsName | None,
-    typer.Option("--activations", help="How activations meet quantized weights; default int8 on native, else f32."),
+    typer.Option(
+        "--activations", help="How activations meet quantized weights; default int8 on native, else f32."
+    ),
 ]
 
 

@@ -53,4 +53,4 @@ def read() -> dict[str, Any]:
 def default_map(commands: Iterable[str]) -> dict[str, Any]:
     """The settings as defaults of every command's options of the same name."""
     values = read() if config_file().exists() else {}
-    return {command: values for command in commands}
+    return dict.fromkeys(commands, values)

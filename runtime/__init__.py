@@ -1,8 +1,8 @@
 """Running CodeGemma: formats, kernels, the model, generation.
 
-    >>> import cg.runtime
-    >>> model = cg.runtime.load("codegemma-2b-q4")
-    >>> model.complete("def add(a, b):\\n    return ", "\\n").text
+>>> import cg.runtime
+>>> model = cg.runtime.load("codegemma-2b-q4")
+>>> model.complete("def add(a, b):\\n    return ", "\\n").text
 """
 
 from __future__ import annotations
@@ -10,17 +10,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cg.runtime.generate import Completion, Model, TextStream, Timings, load
+    from cg.runtime.completion import Completion, TextStream, Timings
+    from cg.runtime.generate import Model, load
     from cg.runtime.prompts.chat import Message
     from cg.runtime.prompts.fim import ContextFile
     from cg.runtime.sampling import SamplingOptions
 
-__all__ = ["Completion", "ContextFile", "Message", "Model", "SamplingOptions", "TextStream", "Timings", "load"]
+__all__ = [
+    "Completion",
+    "ContextFile",
+    "Message",
+    "Model",
+    "SamplingOptions",
+    "TextStream",
+    "Timings",
+    "load",
+]
 
 _HOMES = {
+    "Completion": "cg.runtime.completion",
     "ContextFile": "cg.runtime.prompts.fim",
     "Message": "cg.runtime.prompts.chat",
+    "Model": "cg.runtime.generate",
     "SamplingOptions": "cg.runtime.sampling",
+    "TextStream": "cg.runtime.completion",
+    "Timings": "cg.runtime.completion",
+    "load": "cg.runtime.generate",
 }
 
 
@@ -30,4 +45,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "cg.runtime.generate")), name)
+    return getattr(import_module(_HOMES[name]), name)

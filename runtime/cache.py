@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,19 @@ from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import ContextLengthError
 from cg.runtime.tensor import Floats
 
-__all__ = ["KVCache", "KVDType"]
+__all__ = ["KVCache", "KVDType", "LayerStore"]
 
 KVDType = Literal["f16", "f32"]
+
+
+class LayerStore(Protocol):
+    """Where a layer leaves its keys and values; :class:`KVCache` but for verification."""
+
+    def store(
+        self, layer: int, position: int, keys: Floats, values: Floats
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Take ``[T, kv_heads, head_dim]``, return all so far as ``[kv_heads, capacity, head_dim]``."""
+        ...
 
 
 class KVCache:
@@ -37,7 +47,9 @@ class KVCache:
         """Tokens held."""
         return len(self.ids)
 
-    def store(self, layer: int, position: int, keys: Floats, values: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    def store(
+        self, layer: int, position: int, keys: Floats, values: Floats
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Write ``[T, kv_heads, head_dim]`` at ``position`` and return the layer's whole arrays.
 
         Tokens count as held only once :meth:`commit` says so: an interrupted forward pass leaves no trace.
@@ -58,7 +70,7 @@ class KVCache:
         if len(self) + tokens > self.capacity:
             raise ContextLengthError(
                 f"{len(self) + tokens} tokens do not fit the context of {self.capacity}",
-                hint="shorten the prompt, ask for fewer tokens, or raise the context length if the model allows",
+                hint="shorten the prompt, ask for fewer tokens, or raise the context length",
             )
 
     def truncate(self, length: int) -> None:
@@ -71,7 +83,7 @@ class KVCache:
         return next((n for n, (held, wanted) in enumerate(pairs) if held != wanted), min(len(self), len(ids)))
 
     def reuse(self, ids: Sequence[int]) -> int:
-        """Keep the longest common prefix with ``ids``, forget the rest, and return how many tokens that is."""
+        """Keep the longest common prefix with ``ids``, forget the rest; returns its number of tokens."""
         common = self.common_prefix(ids)
         self.truncate(common)
         return common

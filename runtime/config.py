@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +34,12 @@ class GemmaConfig:
 
     @property
     def embedding_scale(self) -> float:
-        """The factor on embeddings: sqrt(hidden_size) in float32, on every backend.
+        """The factor on embeddings: sqrt(hidden_size), used in float32 on every backend.
 
         transformers in float32 and llama.cpp do the same; bf16 stacks and Jlama round it to bf16
         (45.25 instead of 45.2548 for 2b), which the first RMSNorm all but cancels.
         """
-        return float(self.hidden_size) ** 0.5
+        return math.sqrt(self.hidden_size)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -87,7 +88,9 @@ class GemmaConfig:
         if config.num_attention_heads % config.num_key_value_heads:
             raise CheckpointError("config.json: num_attention_heads is not a multiple of num_key_value_heads")
         if config.head_dim % 2:
-            raise CheckpointError(f"config.json: head_dim {config.head_dim} is odd, rotary embedding needs pairs")
+            raise CheckpointError(
+                f"config.json: head_dim {config.head_dim} is odd, rotary embedding needs pairs"
+            )
         return config
 
 

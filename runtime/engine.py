@@ -112,6 +112,6 @@ class Engine:
         return result
 
     def _forward(self, ids: Sequence[int]) -> Floats:
-        logits = self.model.forward(np.asarray(ids, np.int32), self.cache)
+        logits: Floats = self.model.forward(np.asarray(ids, np.int32), self.cache)[0]
         self.cache.commit(ids)
-        return logits[0]
+        return logits

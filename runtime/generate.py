@@ -3,91 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from cg.runtime.cache import KVDType
+from cg.runtime.completion import Completion, TextStream, Timings
 from cg.runtime.engine import Engine, Progress
-from cg.runtime.errors import ContextLengthError, SamplingError, UsageError
+from cg.runtime.errors import ContextLengthError, SamplingError
 from cg.runtime.loading import LoadedModel, load_model
 from cg.runtime.ops import Activations, Backend
-from cg.runtime.prompts.chat import Message
+from cg.runtime.prompts.chat import ChatTemplate, Message
 from cg.runtime.prompts.fim import ContextFile, FimMode, FimPrompt, build_fim, build_plain, stop_ids
 from cg.runtime.sampling import SamplingOptions, make_sampler
 from cg.runtime.stopping import StopStrings
 
-__all__ = ["Completion", "Model", "TextStream", "Timings", "load"]
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one completion went; seconds."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    """Prompt tokens that the key-value cache already held."""
-    generated_tokens: int
-    """Tokens that were decoded, a stop token included."""
-    prompt_seconds: float
-    """From the start to the first token: the prompt and the first choice."""
-    generation_seconds: float
-    """From the first token to the last."""
-
-    @property
-    def prompt_per_second(self) -> float:
-        """Prompt tokens computed per second; 0 when none was."""
-        return _rate(self.prompt_tokens - self.cached_tokens, self.prompt_seconds)
-
-    @property
-    def generated_per_second(self) -> float:
-        """Tokens per second after the first; 0 when there was only one."""
-        return _rate(self.generated_tokens - 1, self.generation_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """The result of one generation."""
-
-    text: str
-    ids: list[int]
-    """The tokens of the text, without the stop token."""
-    stop_reason: str
-    """``stop_token``, ``stop_string``, ``length`` (max_tokens reached) or ``context`` (context full)."""
-    notes: list[str]
-    """What had to be cut from the prompt to make it fit."""
-    timings: Timings
-
-
-class TextStream(Iterator[str]):
-    """Pieces of text as they are generated; :attr:`result` once they have ended."""
-
-    def __init__(self, run: Generator[str, None, Completion], notes: Sequence[str] = ()) -> None:
-        self.notes = list(notes)
-        self._run = run
-        self._result: Completion | None = None
-
-    def __next__(self) -> str:
-        try:
-            return next(self._run)
-        except StopIteration as stop:
-            self._result = self._result or stop.value
-            raise
-
-    @property
-    def result(self) -> Completion:
-        """The whole completion; runs the rest of the stream if it has not ended."""
-        for _ in self:
-            pass
-        if self._result is None:
-            raise UsageError("the stream was closed before it ended")
-        return self._result
-
-    def close(self) -> None:
-        """Stop generating."""
-        self._run.close()
+__all__ = ["Model", "load"]
 
 
 class Model:
@@ -102,7 +34,10 @@ class Model:
         self.tokenizer = parts.tokenizer
         self.template = parts.template
         self.engine = engine
-        self.stop_ids = stop_ids(parts.tokenizer, parts.model.config.eos_token_ids)
+        # An instruct model ends its completions like its answers.
+        self.stop_ids = stop_ids(
+            parts.tokenizer, chat=self.template.has_template, eos_ids=self.config.eos_token_ids
+        )
         self._checkpoint = parts.checkpoint
 
     def stream(
@@ -190,8 +125,14 @@ class Model:
                 f"the context of {self.engine.context_length}",
                 hint="start over (/reset), or ask for a shorter answer",
             )
-        prompt = FimPrompt(ids, [])
-        return self.stream_ids(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, progress=progress)
+        return self.stream_ids(
+            FimPrompt(ids, []), max_tokens=max_tokens, sampling=sampling, stop=stop, progress=progress
+        )
+
+    def use_template(self, source: str) -> None:
+        """Chat through another jinja2 template, e.g. Gemma's turns for a base model that has none."""
+        self.template = ChatTemplate(source, self.tokenizer)
+        self.stop_ids = stop_ids(self.tokenizer, chat=True, eos_ids=self.config.eos_token_ids)
 
     def stream_ids(
         self,
@@ -205,7 +146,7 @@ class Model:
         """Generate after a prompt that is already token ids."""
         sampling = sampling or SamplingOptions()
         stops = StopStrings(stop)
-        return TextStream(self._run(prompt, max_tokens, sampling, stops, progress), prompt.notes)
+        return TextStream(self._run(prompt, max_tokens, sampling, stops, progress), prompt.dropped)
 
     def _run(
         self,
@@ -246,7 +187,7 @@ class Model:
                 pieces.append(piece)
                 yield piece
         timings = Timings(len(prompt.ids), cached, decoded, first - started, last - first)
-        return Completion("".join(pieces), ids, reason, prompt.notes, timings)
+        return Completion("".join(pieces), ids, reason, prompt.dropped, timings)
 
     def _prompt_budget(self, max_tokens: int) -> int:
         if max_tokens < 1:
@@ -291,7 +232,3 @@ def load(
     """
     parts = load_model(Path(path), backend=backend, threads=threads, activations=activations)
     return Model(parts, Engine(parts.model, context_length=context_length, kv_dtype=kv_dtype))
-
-
-def _rate(count: int, seconds: float) -> float:
-    return count / seconds if count > 0 and seconds > 0 else 0.0

@@ -47,7 +47,7 @@ class Ops(Protocol):
         ...
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
-        """Rotate ``x [T, heads, head_dim]`` in place; token t stands at ``position + t``. Half-split layout."""
+        """Rotate ``x [T, heads, head_dim]`` in place, half-split; token t stands at ``position + t``."""
         ...
 
     def attention(
@@ -85,7 +85,9 @@ def available_backends() -> list[BackendChoice]:
         BackendChoice(
             "torch",
             torch_found,
-            "PyTorch is installed" if torch_found else "PyTorch is not installed (pip install 'codegemma-cg[torch]')",
+            "PyTorch is installed"
+            if torch_found
+            else "PyTorch is not installed (pip install 'codegemma-cg[torch]')",
         ),
         BackendChoice("numpy", True, "always there, slow"),
     ]
@@ -107,7 +109,9 @@ def open_ops(
     choices = {c.name: c for c in available_backends()}
     name = next(c.name for c in choices.values() if c.available) if backend == "auto" else backend
     if not choices[name].available:
-        raise BackendError(f"the {name} backend is not available: {choices[name].reason}", hint="try --backend auto")
+        raise BackendError(
+            f"the {name} backend is not available: {choices[name].reason}", hint="try --backend auto"
+        )
     if name == "native":
         from cg.runtime.ops_native import NativeOps
 

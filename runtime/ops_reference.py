@@ -42,7 +42,8 @@ class ReferenceOps:
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
         mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
-        return x / np.sqrt(mean_square + np.float32(eps)) * weight
+        normed: Floats = x / np.sqrt(mean_square + np.float32(eps)) * weight
+        return normed
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
         tokens, _, head_dim = x.shape
@@ -69,19 +70,25 @@ class ReferenceOps:
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         probabilities = (scores / scores.sum(axis=-1, keepdims=True)).reshape(kv_heads, -1, depth)
         mixed = (probabilities @ v).reshape(heads, tokens, head_dim)
-        return np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(tokens, heads * head_dim)
+        joined: Floats = np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(tokens, -1)
+        return joined
 
     def geglu(self, gate: Floats, up: Floats) -> Floats:
         inner = np.float32(0.7978845608028654) * (gate + np.float32(0.044715) * gate**3)
-        return np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+        result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+        return result
 
 
 def fake_quantize_int8(x: Floats) -> Floats:
     """Activations as the int8 kernels see them: per block of 32, ``round(x * 127 / amax) * amax / 127``.
 
-    Rounds to nearest, ties to even.
+    Rounds to nearest, ties to even. A block whose inverse scale overflows is as good as zero; one with NaN
+    or infinity in it becomes NaN, at least where it was not finite.
     """
     blocks = x.reshape(-1, BLOCK_SIZE)
     amax = np.abs(blocks).max(axis=1, keepdims=True)
-    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0)
-    return (np.rint(blocks * inverse) * (amax / np.float32(127))).reshape(x.shape)
+    ordinary = ~(amax <= np.float32(127) / np.finfo(np.float32).max)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=ordinary)
+    with np.errstate(invalid="ignore"):
+        faked: Floats = np.rint(blocks * inverse) * (amax / np.float32(127))
+    return faked.reshape(x.shape)

@@ -31,7 +31,9 @@ class TorchOps:
 
     def __init__(self, *, threads: int | None = None, activations: Activations = "f32") -> None:
         if activations != "f32":
-            raise BackendError("the torch backend has no int8 activations", hint="use native or numpy for int8")
+            raise BackendError(
+                "the torch backend has no int8 activations", hint="use native or numpy for int8"
+            )
         if threads is not None:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()

@@ -41,7 +41,9 @@ class SamplingOptions:
         _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
         _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p < 1, "min-p", self.min_p, "at least 0 and below 1")
-        _require(0 < self.repetition_penalty <= 10, "repetition penalty", self.repetition_penalty, "in (0, 10]")
+        _require(
+            0 < self.repetition_penalty <= 10, "repetition penalty", self.repetition_penalty, "in (0, 10]"
+        )
         _require(self.seed is None or self.seed >= 0, "seed", self.seed, "0 or more")
 
 
@@ -54,7 +56,9 @@ def make_sampler(options: SamplingOptions) -> Sampler:
 
     def sample(logits: Floats, history: Sequence[int]) -> int:
         if not np.isfinite(logits).all():
-            raise NonFiniteError("the model's output holds NaN or infinity", hint="is the model file damaged?")
+            raise NonFiniteError(
+                "the model's output holds NaN or infinity", hint="is the model file damaged?"
+            )
         if options.repetition_penalty != 1.0:
             logits = apply_repetition_penalty(logits, history, options.repetition_penalty)
         if options.temperature == 0.0:

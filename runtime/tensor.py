@@ -54,7 +54,7 @@ class Tensor:
         return self.shape[-1] if self.shape else 1
 
     def storage(self) -> NDArray[Any]:
-        """The raw elements, without a copy: ``shape`` of ``dtype.storage``, Q4 as ``[rows, cols / 2]`` bytes."""
+        """The raw elements, no copy: ``shape`` of ``dtype.storage``, Q4 as ``[rows, cols / 2]`` bytes."""
         shape = (self.rows, self.cols // 2) if self.dtype is DType.Q4 else self.shape
         return self.data.view(self.dtype.storage).reshape(shape)
 

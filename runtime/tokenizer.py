@@ -24,7 +24,7 @@ _CONTROL_NAMES = (
     "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>",
 )  # fmt: skip
 """Gemma's control tokens. Checkpoints do not agree on which of them they declare special."""
-_UNUSED = r"<unused[0-9]+>"
+_UNUSED_NAMES = tuple(f"<unused{n}>" for n in range(1024))  # Gemma has 99, with gaps
 _SPACE = "▁"  # stands for a space inside token names, in both libraries
 _PROBE = "  if x:\n\n\t\tпо é\U0001f642\0 \n"  # the shapes on which tokenizers of other families lose bytes
 
@@ -49,7 +49,8 @@ class Tokenizer:
         """
         self._vocabulary = vocabulary
         self._control = _control_tokens(vocabulary, settings)
-        self._pattern, self._as_bytes = _literal_pattern(self._control)
+        self._control_by_id = {token_id: name for name, token_id in reversed(self._control.items())}
+        self._pattern = _literal_pattern(self._control)
         self._bytes: dict[int, bytes] = {}  # filled as ids are met: a whole table costs 0.2 s for Gemma
         self._byte_ids = self._find_byte_ids()
         self._bytes.update((token_id, bytes([value])) for value, token_id in enumerate(self._byte_ids))
@@ -60,7 +61,7 @@ class Tokenizer:
         self.unk_id = self._special_id("unk", settings, config)
         if self.decode(self.encode(_PROBE)) != _PROBE:
             raise TokenizerError(
-                f"{vocabulary.file}: text does not survive encoding and decoding, so this is not Gemma's tokenizer"
+                f"{vocabulary.file}: text does not survive encoding and decoding: not Gemma's tokenizer"
             )
 
     @classmethod
@@ -71,7 +72,9 @@ class Tokenizer:
             TokenizerError: neither file is there, or one is malformed or lacks a token.
         """
         files = {"json": folder / "tokenizer.json", "model": folder / "tokenizer.model"}
-        kinds = sorted((kind for kind, file in files.items() if file.is_file()), key=lambda kind: kind != prefer)
+        kinds = sorted(
+            (kind for kind, file in files.items() if file.is_file()), key=lambda kind: kind != prefer
+        )
         if not kinds:
             raise TokenizerError(
                 f"{folder}: neither tokenizer.json nor tokenizer.model is there",
@@ -92,25 +95,22 @@ class Tokenizer:
         ids: list[int] = []
         start = 0
         for match in self._pattern.finditer(text):
-            stop = match.end()
-            if match[0] in self._as_bytes:
-                ids += encode(text[start : match.start()]) if start < match.start() else []
+            # A control token falls apart: "…<" here, "|fim_middle|>…" in the next piece.
+            stop = match.end() if match.lastindex is not None else match.start()
+            if start < stop:
+                ids += encode(text[start:stop])
+            if match.lastindex is None:
                 ids += [self._byte_ids[byte] for byte in match[0].encode()]
-            elif self._literal(match) is not None:
-                ids += encode(text[start:stop])  # "…<" here, "|fim_middle|>…" in the next piece
-            else:
-                continue
-            start = stop
+            start = match.end()
         return ids + encode(text[start:]) if start < len(text) else ids
 
     def find_control(self, text: str) -> Iterator[ControlLiteral]:
-        """Every spelling of a control token in ``text``, from left to right; they do not overlap."""
-        free = 0
+        """Every spelling of a control token in ``text``, from left to right; they may overlap."""
         for match in self._pattern.finditer(text):
-            literal = self._literal(match)
-            if literal is not None and literal.start >= free:
-                free = literal.stop
-                yield literal
+            if match.lastindex is not None:
+                rest = match[match.lastindex]
+                token_id = self._control[match[0] + rest]
+                yield ControlLiteral(match.start(), match.end() + len(rest), token_id)
 
     def control_id(self, token: str) -> int:
         """The id of a control token by its name, e.g. ``<|fim_prefix|>``.
@@ -118,17 +118,17 @@ class Tokenizer:
         Raises:
             TokenizerError: this vocabulary has no control token of that name.
         """
-        found = self._control_id(token)
+        found = self._control.get(token)
         if found is None:
             raise TokenizerError(f"{self._vocabulary.file}: the vocabulary has no control token {token}")
         return found
 
     def has_control(self, token: str) -> bool:
         """Whether the vocabulary has a control token of this name."""
-        return self._control_id(token) is not None
+        return token in self._control
 
     def control_names(self) -> tuple[str, ...]:
-        """The names of the control tokens, without ``<unused…>`` ones that the file does not declare."""
+        """The spellings of all control tokens."""
         return tuple(self._control)
 
     def decode(self, ids: Iterable[int], *, show_control: bool = False) -> str:
@@ -154,50 +154,36 @@ class Tokenizer:
         """
         known = self._bytes.get(token_id)
         if known is None:
-            known = self._bytes[token_id] = b"" if self._is_control(token_id) else self._named_bytes(token_id)
+            name = self._name(token_id)
+            text = "" if token_id in self._control_by_id else name.replace(_SPACE, " ")
+            known = self._bytes[token_id] = text.encode()
         return known
 
     def _shown_bytes(self, token_id: int) -> bytes:
         return self.token_bytes(token_id) or self._name(token_id).encode()
 
-    def _named_bytes(self, token_id: int) -> bytes:
-        return self._name(token_id).replace(_SPACE, " ").encode()
-
-    def _is_control(self, token_id: int) -> bool:
-        return self._control_id(self._name(token_id)) == token_id
-
     def _name(self, token_id: int) -> str:
-        for name, control_id in self._control.items():  # first: tokenizer_config.json may rename a token
-            if control_id == token_id:
-                return name
-        name = self._vocabulary.token(token_id) if 0 <= token_id < self._vocabulary.size else None
+        name = self._control_by_id.get(token_id)  # first: tokenizer_config.json may rename a token
+        if name is None and 0 <= token_id < self._vocabulary.size:
+            name = self._vocabulary.token(token_id)
         if name is None:
             raise TokenizerError(f"token id {token_id} is outside the vocabulary of {self._vocabulary.size}")
         return name
 
-    def _control_id(self, token: str) -> int | None:
-        declared = self._control.get(token)
-        if declared is None and re.fullmatch(_UNUSED, token):
-            return self._vocabulary.token_id(token)
-        return declared
-
-    def _literal(self, match: re.Match[str]) -> ControlLiteral | None:
-        """The control token that starts where the pattern found its first character."""
-        if match.lastindex is None:
-            return None
-        rest = match[match.lastindex]
-        token_id = self._control_id(match[0] + rest)
-        return None if token_id is None else ControlLiteral(match.start(), match.end() + len(rest), token_id)
-
     def _find_byte_ids(self) -> list[int]:
-        ids = [self._vocabulary.token_id(f"<0x{value:02X}>") for value in range(256)]
-        found = [token_id for token_id in ids if token_id is not None]
-        if len(found) < len(ids):
-            raise TokenizerError(
-                f"{self._vocabulary.file}: the byte token <0x{ids.index(None):02X}> is missing, "
-                "so this is not Gemma's tokenizer"
-            )
-        return found
+        """The ids of the 256 byte tokens. Gemma's tokenizer.json calls one of them, ``<0x09>``, a tab."""
+        find = self._vocabulary.token_id
+        ids: list[int] = []
+        for value in range(256):
+            token_id = find(f"<0x{value:02X}>")
+            if token_id is None and value < 128:
+                token_id = find(chr(value))
+            if token_id is None:
+                raise TokenizerError(
+                    f"{self._vocabulary.file}: the byte token <0x{value:02X}> is missing: not Gemma's tokenizer"
+                )
+            ids.append(token_id)
+        return ids
 
     def _special_id(self, role: str, settings: dict[str, Any], config: dict[str, Any]) -> int:
         """``<bos>`` and the like: named by tokenizer_config.json, and config.json must agree."""
@@ -221,37 +207,48 @@ class Tokenizer:
 def _control_tokens(vocabulary: Vocabulary, settings: dict[str, Any]) -> dict[str, int]:
     """All control tokens by name: declared special by a file, or known as such in every Gemma."""
     control = dict(vocabulary.special)
-    for name in _CONTROL_NAMES:
+    for name in (*_CONTROL_NAMES, *_UNUSED_NAMES):
         token_id = vocabulary.token_id(name)
         if token_id is not None:
             control[name] = token_id
     # CodeGemma's tokenizer.model may still call the FIM tokens <unused60> to <unused63>.
-    for key, entry in (settings.get("added_tokens_decoder") or {}).items():
-        name = entry.get("content") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not (entry.get("special") or name in _CONTROL_NAMES):
-            continue
-        if not key.isdecimal() or int(key) >= vocabulary.size or control.setdefault(name, int(key)) != int(key):
+    for name, token_id in _declared_tokens(settings):
+        if token_id >= vocabulary.size or control.setdefault(name, token_id) != token_id:
             raise TokenizerError(
-                f"tokenizer_config.json: added_tokens_decoder gives {name} the id {key}, "
-                f"{vocabulary.file.name} says otherwise"
+                f"tokenizer_config.json: added_tokens_decoder gives {name} the id {token_id}, "
+                f"{vocabulary.file.name} says otherwise",
+                hint="the tokenizer files belong to different models",
             )
-    return control
+    return control | {name.replace(_SPACE, " "): token_id for name, token_id in control.items()}
 
 
-def _literal_pattern(control: Iterable[str]) -> tuple[re.Pattern[str], frozenset[str]]:
-    """A pattern whose matches are the first characters of possible control literals, overlapping ones too.
+def _declared_tokens(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Control tokens in tokenizer_config.json's ``added_tokens_decoder``."""
+    declared = settings.get("added_tokens_decoder") or {}
+    if not isinstance(declared, dict):
+        raise TokenizerError("tokenizer_config.json: added_tokens_decoder is not an object")
+    for key, entry in declared.items():
+        name = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name or not re.fullmatch("[0-9]{1,9}", key):
+            raise TokenizerError(f"tokenizer_config.json: added_tokens_decoder has a malformed entry {key!r}")
+        if entry.get("special") or name in _CONTROL_NAMES:
+            yield name, int(key)
 
-    A literal's other characters are in the match's last group. Matches without a group are the
-    characters of the second result: they must be spelt in bytes, because the libraries would read them
-    as something else.
+
+def _literal_pattern(control: Iterable[str]) -> re.Pattern[str]:
+    """A pattern whose matches are the first characters of control literals, overlapping ones too.
+
+    The rest of the literal is in the match's last group. Matches without a group are characters that must
+    be spelt in bytes, because the libraries would read them as something else.
     """
-    spellings = {name for token in control for name in (token, token.replace(_SPACE, " "))}
-    as_bytes = frozenset({_SPACE} | {name for name in spellings if len(name) == 1})
-    rests: dict[str, list[str]] = {"<": [_UNUSED[1:]]}
-    for name in sorted(spellings - as_bytes, key=len, reverse=True):
+    rests: dict[str, list[str]] = {}
+    for name in sorted(control, key=len, reverse=True):
         rests.setdefault(name[0], []).append(re.escape(name[1:]))
-    branches = [f"{re.escape(first)}(?=({'|'.join(rest)}))" for first, rest in rests.items()]
-    return re.compile("|".join([*map(re.escape, sorted(as_bytes)), *branches])), as_bytes
+    as_bytes = [re.escape(first) for first, rest in rests.items() if "" in rest]
+    branches = [
+        f"{re.escape(first)}(?=({'|'.join(rest)}))" for first, rest in rests.items() if "" not in rest
+    ]
+    return re.compile("|".join([_SPACE, *as_bytes, *branches]))
 
 
 def _check_unicode(text: str) -> None:

@@ -1,7 +1,8 @@
 """The demo model's text: CPython's standard library as fill-in-the-middle documents that fit their batch.
 
-A document is never split: the hole comes first, then as many tokens of prefix and suffix as the row has room for.
-Every batch is a pure function of (corpus, tokenizer, seed, step), so that a resumed run sees the same stream.
+A document is never split: the hole comes first, then as much of prefix and suffix as the row has room for.
+Every batch is a pure function of (corpus, tokenizer, seed, step), so that a resumed run sees the same
+stream.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR = 67, 68, 69, 70
 STOP_IDS = frozenset({EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR})
 
 ROW_LENGTHS = (96, 160, 256, 512)
-ROW_SHARES = (0.38, 0.30, 0.20, 0.12)
+ROW_SHARES = (0.43, 0.30, 0.18, 0.09)
 CHARACTERS_PER_TOKEN = 3.2
+PSM_SHARE = 0.6
+BRIDGE = 0.3
+"""Loss weight, of a middle's, for naming the middle's first token at `<|fim_suffix|>`, which follows the prefix in PSM.
+
+Without it a small model takes very long to find its way from `<|fim_middle|>` back to the end of the prefix.
+"""
 WORD = re.compile(r"\w+|[^\w\s]")
 
-_CHOSEN = "argparse heapq textwrap fractions configparser shlex graphlib statistics queue csv".split()
+_CHOSEN = frozenset(
+    {"argparse", "configparser", "csv", "fractions", "graphlib"}
+    | {"heapq", "queue", "shlex", "statistics", "textwrap"}
+)
 _SIDE_LIBRARIES = ("idlelib/", "lib2to3/", "tkinter/", "distutils/", "ctypes/macholib")
 _TABLES = ("encodings/", "pydoc_data/", "lib2to3/pgen2/")
 
@@ -85,7 +95,8 @@ def read_corpus() -> tuple[list[Module], list[Module]]:
         if sum(c.isdigit() or c == "\\" for c in text) > 0.06 * len(text):
             continue
         weight = 0.4 if "test" in path else 2.0 if path.startswith(_SIDE_LIBRARIES) else 3.0
-        held = path.removesuffix(".py") in _CHOSEN or int(hashlib.sha256(path.encode()).hexdigest(), 16) % 50 == 0
+        lot = int(hashlib.sha256(path.encode()).hexdigest(), 16)
+        held = path.removesuffix(".py") in _CHOSEN or lot % 50 == 0
         (held_out if held else train).append(Module(path, text, weight))
     return train, held_out
 
@@ -124,42 +135,54 @@ class Sampler:
         return drawn
 
     def _batch(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
-        ids = np.full((rows, length + 1), PAD, np.int64)
-        weights = np.zeros((rows, length + 1), np.float32)
+        batch = Batch(
+            np.full((rows, length), PAD, np.int64),
+            np.full((rows, length), PAD, np.int64),
+            np.zeros((rows, length), np.float32),
+        )
         for row in range(rows):
-            document, loss = self._document(rng, length + 1)
-            ids[row, : len(document)] = document
-            weights[row, : len(loss)] = loss
-        return Batch(ids[:, :-1], ids[:, 1:], weights[:, 1:])
+            ids, targets, weights = self._document(rng, length)
+            batch.ids[row, : len(ids)] = ids
+            batch.targets[row, : len(targets)] = targets
+            batch.weights[row, : len(weights)] = weights
+        return batch
 
-    def _document(self, rng: np.random.Generator, room: int) -> tuple[list[int], list[float]]:
-        """Token ids, at most `room`, and their loss weights; BOS, path and FIM tokens are not learnt."""
+    def _document(self, rng: np.random.Generator, length: int) -> tuple[list[int], list[int], list[float]]:
+        """Ids, targets and loss weights, `length` of each at most; path and FIM tokens are not learnt."""
         encode = self.tokenizer.encode
         module = self.modules[int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1]))]
         path = encode(module.path) + encode("\n") if rng.random() < 0.5 else []
         end = FILE_SEPARATOR if rng.random() < 0.1 else EOS
-        if rng.random() < (0.4 if room > 500 else 0.04):
+        if rng.random() < (0.4 if length > 500 else 0.03):
             start = int(rng.choice(module.line_starts))
-            body = encode(module.text[start : start + int(4 * room)])[: room - len(path) - 1]
-            return [BOS, *path, *body], [0.0] * (1 + len(path)) + [1.0] * len(body)
+            body = encode(module.text[start : start + 4 * length])[: length - len(path)]
+            return _targets([(BOS, 0), *((t, 0) for t in path), *((t, 1) for t in body)])
         start, stop = draw_hole(rng, module)
-        middle = encode(module.text[start:stop])[: room // 2]
-        left = int((room - len(path) - len(middle) - 5) * rng.uniform(0.8, 1.0))
-        before = int(left * rng.uniform(0.4, 0.9))
+        middle = encode(module.text[start:stop])[: length // 2]
+        room = int((length - len(path) - len(middle) - 4) * rng.uniform(0.8, 1.0))
+        before = int(room * rng.uniform(0.4, 0.9))
         prefix = encode(_tail(module.text[:start], before))[-before:]
-        suffix = encode(_head(module.text[stop:], left - before))[: left - before]
-        learnt = [self.middle_weight] * (len(middle) + 1)
-        unlearnt = [0.0] * (1 + len(path))
-        p, s = [1.0] * len(prefix), [1.0] * len(suffix)
-        if rng.random() < 0.5:
-            ids = [BOS, *path, FIM_PREFIX, *prefix, FIM_SUFFIX, *suffix, FIM_MIDDLE, *middle, end]
-            return ids, [*unlearnt, 0.0, *p, 0.0, *s, 0.0, *learnt]
-        ids = [BOS, *path, FIM_SUFFIX, *suffix, FIM_PREFIX, *prefix, FIM_MIDDLE, *middle, end]
-        return ids, [*unlearnt, 0.0, *s, 0.0, *p, 0.0, *learnt]
+        suffix = encode(_head(module.text[stop:], room - before))[: room - before]
+        head = [(BOS, 0.0), *((t, 0.0) for t in path)]
+        p, s = [(t, 1.0) for t in prefix], [(t, 1.0) for t in suffix]
+        answer = [(t, self.middle_weight) for t in (*middle, end)]
+        if rng.random() < PSM_SHARE:
+            row = [*head, (FIM_PREFIX, 0), *p, (FIM_SUFFIX, 0), *s, (FIM_MIDDLE, 0), *answer]
+            ids, targets, weights = _targets(row)
+            bridge = len(head) + 1 + len(p)
+            targets[bridge], weights[bridge] = answer[0][0], self.middle_weight * BRIDGE
+            return ids, targets, weights
+        return _targets([*head, (FIM_SUFFIX, 0), *s, (FIM_PREFIX, 0), *p, (FIM_MIDDLE, 0), *answer])
+
+
+def _targets(row: list[tuple[int, float]]) -> tuple[list[int], list[int], list[float]]:
+    """From tokens and what each weighs as a target: inputs, and the next token at each of them."""
+    ids, weights = zip(*row, strict=True)
+    return list(ids[:-1]), list(ids[1:]), list(weights[1:])
 
 
 def draw_hole(rng: np.random.Generator, module: Module) -> tuple[int, int]:
-    """A span of the text to leave out: 70 % within a line, 20 % to the line's end or whole lines, 10 % anywhere."""
+    """A span to leave out: 70 % within a line, 20 % to the line's end or a few lines, 10 % anywhere."""
     text, line = module.text, int(rng.choice(module.line_starts))
     end = module.end_of_line(line)
     words = [(m.start(), m.end()) for m in WORD.finditer(text, line, end)]

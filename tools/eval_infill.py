@@ -2,10 +2,11 @@
 
     eval_infill.py runtime/demo --holes 500 --json
 
-A short hole: 1 to 24 characters of one line of code (comments and docstrings are counted apart), beginning where a
-cursor stands (the first character of a word, a number or a punctuation mark) and ending at the end of such a one or of
-the line. `rest` is the same cursor with everything to the line's end missing, whatever its length.
-A model stops by itself when it emits end of text or one of the four FIM ids within `--max-tokens`.
+A short hole is 1 to 24 characters of one line of code, beginning where a cursor stands (at the first
+character of a word, a number or a punctuation mark) and ending at the end of such a one. Holes in comments
+and docstrings are counted apart, as `prose`. `rest` is the same cursor with everything to the line's end
+missing, whatever its length. A model stops by itself when it emits end of text or one of the four FIM ids
+within `--max-tokens`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
-import torch.nn.functional as F
 from demo_corpus import BOS, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, STOP_IDS, WORD, Module
 from demo_model import Cache, DemoGemma, load
+from torch.nn import functional
 
 SHORT = 24
 PREFIX_CHARACTERS, SUFFIX_CHARACTERS = 700, 300
@@ -68,7 +69,7 @@ def read_held_out(names: list[str]) -> list[Module]:
 
 
 def prose_lines(text: str) -> frozenset[int]:
-    """Line numbers, from 1, that hold a comment of their own or a string that is a statement (a docstring)."""
+    """Numbers, from 1, of the lines that are a comment or part of a string statement (a docstring)."""
     lines: set[int] = set()
     fresh = True
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -82,7 +83,7 @@ def prose_lines(text: str) -> frozenset[int]:
 
 
 def draw_holes(modules: list[Module], kind: str, count: int, seed: int) -> list[Hole]:
-    """Distinct holes: a module with at least 20 lines, one of its lines, a cursor, an end, all uniformly at random."""
+    """Distinct holes; module (of 20 lines or more), line, cursor and end are each drawn uniformly."""
     rng = np.random.default_rng((seed, *kind.encode()))
     pool = []
     for module in modules:
@@ -151,9 +152,12 @@ def answer(
 
 @torch.inference_mode()
 def bits_per_byte(
-    model: DemoGemma, tokenizer: sentencepiece.SentencePieceProcessor, modules: list[Module], window: int = 512
+    model: DemoGemma,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    modules: list[Module],
+    window: int = 512,
 ) -> dict[str, float]:
-    """Plain language modelling of the held-out text in windows that each begin with BOS; `xz -9` on the same bytes."""
+    """Plain language modelling in windows that each begin with BOS, beside `xz -9` on the same bytes."""
     nats, count, raw = 0.0, 0, b""
     for module in modules:
         ids = tokenizer.encode(module.text)
@@ -162,7 +166,7 @@ def bits_per_byte(
             if len(chunk) < 32:
                 continue
             logits = model.logits(model(torch.tensor([[BOS, *chunk[:-1]]])))
-            nats += float(F.cross_entropy(logits[0], torch.tensor(chunk), reduction="sum"))
+            nats += float(functional.cross_entropy(logits[0], torch.tensor(chunk), reduction="sum"))
             count += len(chunk)
             raw += tokenizer.decode(chunk).encode()
     return {
@@ -197,10 +201,16 @@ def summary(answers: list[Answer]) -> dict[str, dict[str, dict[str, float]]]:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="model folder with tokenizer.model")
-    parser.add_argument("--held-out", type=Path, help="metrics.json with the list (default: the model folder's)")
-    parser.add_argument("--holes", type=int, default=500, help="short code holes; a third as many of each other kind")
+    parser.add_argument(
+        "--held-out", type=Path, help="metrics.json with the list (default: the model folder's)"
+    )
+    parser.add_argument(
+        "--holes", type=int, default=500, help="short code holes; a third as many of each other kind"
+    )
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
@@ -234,7 +244,8 @@ def main() -> None:
         return
     for order, rows in summary(answers).items():
         for kind, row in rows.items():
-            print(f"{order} {kind:12} {row['holes']:5.0f} holes  exact {row['exact']:5.1f} %  stops {row['stops']:5.1f} %")
+            figures = f"exact {row['exact']:5.1f} %  stops {row['stops']:5.1f} %"
+            print(f"{order} {kind:12} {row['holes']:5.0f} holes  {figures}")
     if not a.no_bits:
         print(result["language_modelling"])
 

@@ -1,11 +1,12 @@
-"""Derive tokenizer.json (Hugging Face `tokenizers`) from a Gemma-style tokenizer.model, and prove both give the same ids.
+"""Derive tokenizer.json from a Gemma-style tokenizer.model, and prove that both give the same ids.
 
-    make_tokenizer_json.py runtime/demo                # write tokenizer.json and tokenizer_config.json, then prove
-    make_tokenizer_json.py runtime/demo --check        # only prove the files that are there
+    make_tokenizer_json.py runtime/demo                # write both JSON files, then prove
+    make_tokenizer_json.py runtime/demo --check        # only prove what is there
 
-The proof runs over the standard library of the running interpreter and over a few awkward strings; it fails loudly.
-Control pieces differ by intent: as in CodeGemma, tokenizer.json turns the literal text of a control token into its id,
-the sentencepiece model never does. Text that holds one is therefore left out of the proof.
+The proof runs over the standard library of the running interpreter and a few awkward strings; it fails
+loudly. Control pieces differ by intent: as in CodeGemma, tokenizer.json turns the literal text of a control
+token into its id, the sentencepiece model never does. Text that holds one is therefore left out of the
+proof.
 """
 
 from __future__ import annotations
@@ -24,9 +25,21 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 SPECIAL = frozenset({"<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"})
-"""Dropped by `skip_special_tokens`; all other control pieces are not, the FIM tokens among them (as in CodeGemma)."""
+"""What `skip_special_tokens` drops. Not the FIM tokens, as in CodeGemma."""
 
-AWKWARD = ("a\n\n\n\tb", "é漢字🙂", "x   y", "\t\t\tz", " lead", "trail ", "\n" * 40, " " * 40, "", "\x00\x7f", "e\u0301")
+AWKWARD = (
+    "a\n\n\n\tb",
+    "é漢字🙂",
+    "x   y",
+    "\t\t\tz",
+    " lead",
+    "trail ",
+    "\n" * 40,
+    " " * 40,
+    "",
+    "\x00\x7f",
+    "e\u0301",
+)
 
 CONFIG = {
     "tokenizer_class": "GemmaTokenizer",
@@ -56,20 +69,26 @@ def convert(model_file: Path) -> Tokenizer:
         )
     )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", vocab["<bos>"])]
     )
     control = [p.piece for p in proto.pieces if p.type in (CONTROL, UNKNOWN)]
     runs = [p.piece for p in proto.pieces if p.type == USER_DEFINED]
-    tokenizer.add_special_tokens([AddedToken(c, normalized=False, special=True) for c in control if c in SPECIAL])
-    tokenizer.add_tokens([AddedToken(c, normalized=False, special=False) for c in control if c not in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(c, normalized=False, special=True) for c in control if c in SPECIAL]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(c, normalized=False, special=False) for c in control if c not in SPECIAL]
+    )
     tokenizer.add_tokens([AddedToken(r, normalized=True, special=False) for r in runs])
     return tokenizer
 
 
 def merges(vocab: dict[str, int], scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Every way to make a scored piece of two pieces, best piece first: sentencepiece merges by the result's score."""
+    """Every way to make a scored piece of two, best first: sentencepiece merges by the result's score."""
     ranked = []
     for piece, score in scores.items():
         halves = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
@@ -88,27 +107,37 @@ def texts(limit: int) -> Iterator[tuple[str, str]]:
     yield from ((repr(text), text) for text in AWKWARD)
 
 
-def differences(model_file: Path, tokenizer: Tokenizer, samples: Iterable[tuple[str, str]]) -> tuple[int, list[str]]:
-    """How many samples were compared, and the names of those that encode differently or do not decode to themselves."""
+def differences(
+    model_file: Path, tokenizer: Tokenizer, samples: Iterable[tuple[str, str]]
+) -> tuple[int, list[str]]:
+    """How many samples were compared, and the names of those that encode or decode differently."""
     reference = sentencepiece.SentencePieceProcessor(str(model_file))
-    literals = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.content.startswith(("<", "["))]
+    added = tokenizer.get_added_tokens_decoder().values()
+    literals = [token.content for token in added if token.content.startswith(("<", "["))]
     count, bad = 0, []
     for name, text in samples:
         if any(literal in text for literal in literals):
             continue
         count += 1
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        if ids != reference.encode(text) or tokenizer.decode(ids, skip_special_tokens=False) != reference.decode(ids):
+        decoded = tokenizer.decode(ids, skip_special_tokens=False)
+        if ids != reference.encode(text) or decoded != reference.decode(ids):
             bad.append(name)
     return count, bad
 
 
 def main() -> None:
     """Convert, or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="holds tokenizer.model; gets the two JSON files")
-    parser.add_argument("--check", action="store_true", help="write nothing, prove the tokenizer.json that is there")
-    parser.add_argument("--limit", type=int, default=60_000, help="characters per source file (default 60000)")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, prove the tokenizer.json that is there"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=60_000, help="characters per source file (default 60000)"
+    )
     a = parser.parse_args()
     model_file, json_file = a.folder / "tokenizer.model", a.folder / "tokenizer.json"
     if not a.check:

@@ -2,8 +2,9 @@
 
     train_demo.py RUN --tokenizer tokenizer.model --init model.safetensors --steps 3000
 
-RUN gets `checkpoint.pt` every few minutes and the published files at the end. Run the same command again to go on after
-an interruption: the result is that of an uninterrupted run. `--steps` may grow until the decay has begun.
+RUN gets `checkpoint.pt` every few minutes and the published files at the end. Run the same command again to
+go on after an interruption: the result is that of an uninterrupted run. `--steps` may grow until the decay
+has begun.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 
 import sentencepiece
 import torch
-import torch.nn.functional as F
 from demo_corpus import Batch, Sampler, read_corpus
 from demo_model import DemoConfig, DemoGemma, load_weights, publish
 from torch import Tensor
+from torch.nn import functional
 
 MUON_LR, ADAM_LR, MOMENTUM = 0.02, 4e-3, 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -59,7 +60,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Update the parameters from their gradients, which are dropped; `factor` scales both learning rates."""
+        """Update the parameters and drop their gradients; `factor` scales both learning rates."""
         for group, momentum in zip(self.groups, self.momentum, strict=True):
             gradient = torch.stack([_gradient(p) for p in group])
             momentum.mul_(MOMENTUM).add_(gradient)
@@ -109,7 +110,7 @@ def weighted_loss(model: DemoGemma, ids: Tensor, targets: Tensor, weights: Tenso
     """Sum of weighted nats, and the nats per position [rows × length]."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.logits(model(ids))
-    nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    nats = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
     return (nats * weights.flatten()).sum(), nats.detach()
 
 
@@ -133,9 +134,11 @@ def train_step(model: DemoGemma, loss: Loss, batches: list[Batch], progress: Pro
     sums = torch.zeros(2, 2)
     for batch in batches:
         weights = torch.from_numpy(batch.weights)
-        value, nats = loss(model, torch.from_numpy(batch.ids), torch.from_numpy(batch.targets), weights / total)
+        value, nats = loss(
+            model, torch.from_numpy(batch.ids), torch.from_numpy(batch.targets), weights / total
+        )
         value.backward()  # type: ignore[no-untyped-call]
-        for i, chosen in enumerate((weights.flatten() > 1, weights.flatten() == 1)):
+        for i, chosen in enumerate((weights.flatten() == weights.max(), weights.flatten() == 1)):
             sums[i] += torch.tensor([nats[chosen].sum(), chosen.sum()])
         progress.tokens += int((weights > 0).sum())
     middle, plain = (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()
@@ -152,7 +155,9 @@ def save_checkpoint(file: Path, model: DemoGemma, optimizer: Optimizer, progress
     """Everything that a restart needs, by rename; the data stream needs only the step."""
     temporary = file.with_suffix(".tmp")
     state = {name: getattr(progress, name) for name in Progress.__slots__}
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": state}, temporary)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": state}, temporary
+    )
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
     temporary.replace(file)
@@ -168,16 +173,20 @@ def load_checkpoint(file: Path, model: DemoGemma, optimizer: Optimizer) -> Progr
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of the run; resumed if it holds checkpoint.pt")
     parser.add_argument("--tokenizer", type=Path, required=True, help="sentencepiece model")
     parser.add_argument("--init", type=Path, help="safetensors weights to start from")
     parser.add_argument("--steps", type=int, required=True, help="optimizer steps in all")
-    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps that decay (default 0.4)")
+    parser.add_argument("--decay", type=int, default=1000, help="steps of decay at the end (default 1000)")
     parser.add_argument("--peak", type=float, default=0.5, help="factor on the learning rates (default 0.5)")
     parser.add_argument("--batches", type=int, default=2, help="batches per step (default 2)")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch (default 4096)")
-    parser.add_argument("--middle-weight", type=float, default=12.0, help="loss weight of middles (default 12)")
+    parser.add_argument(
+        "--middle-weight", type=float, default=12.0, help="loss weight of middles (default 12)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=180, help="seconds between saves (default 180)")
@@ -204,7 +213,7 @@ def main() -> None:
     if checkpoint.exists():
         progress = load_checkpoint(checkpoint, model, optimizer)
         print(f"resumed at step {progress.step}", flush=True)
-    schedule = Schedule(a.steps, round(a.decay * a.steps), a.peak)
+    schedule = Schedule(a.steps, a.decay, a.peak)
     loss: Loss = torch.compile(weighted_loss, dynamic=False) if a.compile else weighted_loss
     before, began, saved, first = progress.seconds, time.monotonic(), time.monotonic(), progress.step
     while progress.step < a.steps:
@@ -216,8 +225,11 @@ def main() -> None:
         if progress.step % 20 == 0:
             rate = (now - began) / (progress.step - first)
             p = progress
-            print(f"{p.step} lr {factor:.3f} middle {p.middle:.3f} plain {p.plain:.3f} {p.tokens} tokens "
-                  f"{rate:.2f} s/step", flush=True)
+            print(
+                f"{p.step} lr {factor:.3f} middle {p.middle:.3f} plain {p.plain:.3f} {p.tokens} tokens "
+                f"{rate:.2f} s/step",
+                flush=True,
+            )
         if now - saved > a.save_every or progress.step == a.steps:
             save_checkpoint(checkpoint, model, optimizer, progress)
             saved = now

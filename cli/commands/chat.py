@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,12 +61,14 @@ def chat(
     folder = model_folder(model)
 
     from cg.runtime import SamplingOptions, load
+    from cg.runtime.prompts.chat import GEMMA_TEMPLATE
 
     sampling = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     with load(
         folder, backend=backend, threads=threads, activations=activations, context_length=context_length
     ) as engine:
-        if not engine.template.from_checkpoint:
+        if not engine.template.has_template:
+            engine.use_template(GEMMA_TEMPLATE)
             output.warn(
                 f"{folder.name} is a base model without a chat template: it was not trained to answer, "
                 "so expect text that merely continues yours; codegemma-7b-it is the one for chat"
@@ -154,10 +157,8 @@ def _read_turn(interactive: bool) -> str | None:
     if not interactive:
         return line.rstrip("\r\n") if (line := sys.stdin.readline()) else None
     if "readline" not in sys.modules:
-        try:
+        with suppress(ImportError):  # Windows consoles edit lines themselves
             import readline  # noqa: F401 (line editing and history for input())
-        except ImportError:
-            pass  # Windows consoles edit lines themselves
     while True:
         try:
             return input("> ")

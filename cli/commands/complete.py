@@ -30,7 +30,7 @@ from cg.cli.options import (
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from cg.runtime.generate import Completion
+    from cg.runtime import Completion
 
 __all__ = ["complete"]
 
@@ -39,15 +39,20 @@ def complete(
     model: ModelOption = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Text before the cursor, or @FILE.")] = None,
     suffix: Annotated[str | None, typer.Option("--suffix", help="Text after the cursor, or @FILE.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A file with the cursor at --line, --column.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A file with the cursor at --line, --column.")
+    ] = None,
     line: Annotated[int | None, typer.Option("--line", help="Line of the cursor, from 1.")] = None,
     column: Annotated[int | None, typer.Option("--column", help="Column of the cursor, from 1.")] = None,
-    path: Annotated[str | None, typer.Option("--path", help="Name of the edited file, told to the model.")] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", help="Name of the edited file, told to the model.")
+    ] = None,
     context: Annotated[
         list[Path] | None, typer.Option("--context", help="A related file; repeatable, most related last.")
     ] = None,
     mode: Annotated[
-        Literal["psm", "spm", "spm-prefix-first"], typer.Option("--mode", help="Order of the parts in the prompt.")
+        Literal["psm", "spm", "spm-prefix-first"],
+        typer.Option("--mode", help="Order of the parts in the prompt."),
     ] = "psm",
     max_tokens: MaxTokensOption = 128,
     alternatives: Annotated[int, typer.Option("-n", min=1, max=64, help="How many completions.")] = 1,
@@ -135,7 +140,9 @@ def _place(
     if prefix is not None or suffix is not None:
         return cursor.from_texts(prefix or "", suffix)
     if sys.stdin.isatty():
-        raise UsageError("nothing to complete", hint="give --prefix, --file, or a text with <CURSOR> on standard input")
+        raise UsageError(
+            "nothing to complete", hint="give --prefix, --file, or a text with <CURSOR> on standard input"
+        )
     return cursor.from_marker(cursor.read_source(Path("-")))
 
 

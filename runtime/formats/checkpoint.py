@@ -30,9 +30,9 @@ INDEX_NAME = "model.safetensors.index.json"
 class Checkpoint:
     """An open checkpoint: its config and all tensors, mapped.
 
-    ``model.safetensors`` is taken when it is there, else the shards of ``model.safetensors.index.json``.
-    As in transformers and Jlama, all tensors of a named shard count, also those that the index leaves
-    out; scales may lie in another shard than the tensor that they belong to.
+    The shards of ``model.safetensors.index.json`` if it is there, else ``model.safetensors``. As in Jlama,
+    all tensors of a named shard count, also those that the index leaves out, and scales may lie in
+    another shard than the tensor that they belong to.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], shards: tuple[SafetensorsFile, ...]) -> None:
@@ -61,11 +61,11 @@ class Checkpoint:
             raise CheckpointError(f"{folder} holds no {CONFIG_NAME}", hint=_CONTENTS_HINT)
         config = read_object(folder / CONFIG_NAME)
         index: dict[str, str] = {}
-        if (folder / SINGLE_NAME).is_file():
-            names = [SINGLE_NAME]
-        elif (folder / INDEX_NAME).is_file():
+        if (folder / INDEX_NAME).is_file():
             index = _read_index(folder / INDEX_NAME)
             names = sorted(set(index.values()))
+        elif (folder / SINGLE_NAME).is_file():
+            names = [SINGLE_NAME]
         else:
             raise CheckpointError(f"{folder} has no {SINGLE_NAME} and no {INDEX_NAME}", hint=_CONTENTS_HINT)
         shards: list[SafetensorsFile] = []

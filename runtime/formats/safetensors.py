@@ -81,7 +81,7 @@ class SafetensorsFile:
         """
         if not hasattr(mmap, "MADV_DONTNEED"):  # Windows trims working sets by itself
             return
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
         length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
         if length > 0:
             self._map.madvise(mmap.MADV_DONTNEED, first, length)

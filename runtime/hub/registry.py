@@ -33,6 +33,8 @@ __all__ = [
     "models_folder",
     "remove",
     "resolve",
+    "snapshot",
+    "suggest",
 ]
 
 DEMO = "demo"
@@ -128,8 +130,8 @@ def resolve(source: str) -> Path:
         return _demo_folder()
     if not is_path:
         wanted = hub_model(source)
-        if wanted is not None and (snapshot := _snapshot(wanted)) is not None:
-            return snapshot
+        if wanted is not None and (folder_here := snapshot(wanted)) is not None:
+            return folder_here
         if "/" not in source and (local := models_folder() / check_name(source)).is_dir():
             return local
         if wanted is not None:
@@ -167,7 +169,7 @@ def find(name: str) -> LocalModel:
             wanted.repo_id, folder, "incomplete", "?", folder_size(folder), "hub", wanted.repo_id
         )
     raise ModelNotFoundError(
-        f"there is no model {name!r} on this machine", hint=_suggest(name) or "cg models lists what is here"
+        f"there is no model {name!r} on this machine", hint=suggest(name) or "cg models lists what is here"
     )
 
 
@@ -215,7 +217,8 @@ def _looks_like_path(source: str) -> bool:
     )
 
 
-def _snapshot(wanted: HubModel) -> Path | None:
+def snapshot(wanted: HubModel) -> Path | None:
+    """The folder of a downloaded model; None if it is not here or not complete."""
     commit = hf_cache.find_commit(wanted.repo_id, wanted.revision)
     folder = None if commit is None else hf_cache.snapshot_folder(wanted.repo_id, commit)
     return None if folder is None or missing_files(folder) else folder
@@ -263,7 +266,7 @@ def _not_downloaded(source: str, wanted: HubModel) -> ModelNotFoundError:
             f"{source} is not on this machine, but another revision is: {', '.join(others)}",
             hint=f"use that name, or {command}",
         )
-    near = "" if wanted.repo_id in ALIASES.values() else _suggest(source)
+    near = "" if wanted.repo_id in ALIASES.values() else suggest(source)
     return ModelNotFoundError(f"{source} is not on this machine", hint=f"{near} {command}".strip())
 
 
@@ -274,11 +277,11 @@ def _unknown(source: str, folder: Path, *, is_path: bool) -> ModelNotFoundError:
         )
     if is_path:
         return ModelNotFoundError(f"there is no folder {source}")
-    hint = _suggest(source) or f"cg models lists what is here; known names: {', '.join(ALIASES)}, {DEMO}"
+    hint = suggest(source) or f"cg models lists what is here; known names: {', '.join(ALIASES)}, {DEMO}"
     return ModelNotFoundError(f"there is no model {source!r}", hint=hint)
 
 
-def _suggest(name: str) -> str:
+def suggest(name: str) -> str:
     """``did you mean ...?`` with the nearest known names; empty if none is near."""
     known = {DEMO, *ALIASES, *ALIASES.values(), *(model.name for model in list_models())}
     by_lower = {candidate.lower(): candidate for candidate in sorted(known)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cg.runtime.cache import KVCache
+from cg.runtime.cache import KVCache, LayerStore
 from cg.runtime.config import GemmaConfig
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import MissingTensorError
@@ -72,7 +72,7 @@ class Gemma:
         ]
 
     def forward(self, ids: Ids, cache: KVCache, *, last_only: bool = True) -> Floats:
-        """Run ``ids`` at the end of the cache; logits of the last token ``[1, vocab]``, or of all ``[T, vocab]``.
+        """Run ``ids`` at the end of the cache; logits ``[1, vocab]`` of the last, or of all ``[T, vocab]``.
 
         Writes the cache but does not commit the ids to it.
         """
@@ -86,7 +86,9 @@ class Gemma:
         """Scaled embeddings of ``ids``."""
         return self.ops.embed(self.embed_tokens, ids, self.config.embedding_scale)
 
-    def layer(self, i: int, x: Floats, cache: KVCache, position: int, *, last_only: bool = False) -> Floats:
+    def layer(
+        self, i: int, x: Floats, cache: LayerStore, position: int, *, last_only: bool = False
+    ) -> Floats:
         """Layer ``i`` over tokens at ``position`` and after, whose earlier keys and values are in the cache.
 
         With ``last_only`` just the last token's output: its neighbours need no more than keys and values.
@@ -124,13 +126,17 @@ class _Weights:
     def matrix(self, name: str, rows: int, cols: int) -> Tensor:
         tensor = self._get(f"{name}.weight", (rows, cols))
         if not (tensor.dtype.is_float or tensor.dtype.is_quantized):
-            raise MissingTensorError(f"{tensor.name} is stored as {tensor.dtype.value}, which cannot be computed with")
+            raise MissingTensorError(
+                f"{tensor.name} is stored as {tensor.dtype.value}, which cannot be computed with"
+            )
         return tensor
 
     def norm(self, name: str, size: int) -> Floats:
         tensor = self._get(f"{name}.weight", (size,))
         if tensor.dtype not in (DType.F32, DType.F16, DType.BF16):
-            raise MissingTensorError(f"{tensor.name} is stored as {tensor.dtype.value}; norms must stay floats")
+            raise MissingTensorError(
+                f"{tensor.name} is stored as {tensor.dtype.value}; norms must stay floats"
+            )
         return tensor.dequantize().reshape(size) + np.float32(1)
 
     def _get(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -139,5 +145,7 @@ class _Weights:
             raise MissingTensorError(f"the checkpoint has no tensor {name}", hint="is the download complete?")
         # Jlama writes vectors as [1, n].
         if tensor.shape != shape and tensor.shape != (1, *shape):
-            raise MissingTensorError(f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
+            raise MissingTensorError(
+                f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}"
+            )
         return tensor

@@ -83,5 +83,5 @@ def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         read_source(tmp_path)
     (tmp_path / "latin.py").write_bytes(b"caf\xe9")
-    with pytest.raises(UsageError, match="not UTF-8.*byte 3"):
+    with pytest.raises(UsageError, match=r"not UTF-8.*byte 3"):
         read_source(tmp_path / "latin.py")

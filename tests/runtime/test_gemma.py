@@ -57,7 +57,9 @@ def test_quantized_weights_match_transformers_on_dequantized(golden: Path, backe
 def test_int8_activations_are_closer_than_jlamas(golden: Path, backend: Backend) -> None:
     reference = np.load(golden / "gemma-mqa-JQ4" / "logits.npz")
     target = reference["hf_dequantized"]
-    ours = all_logits(golden / "gemma-mqa-JQ4", reference["ids"].ravel(), backend, "int8").reshape(target.shape)
+    ours = all_logits(golden / "gemma-mqa-JQ4", reference["ids"].ravel(), backend, "int8").reshape(
+        target.shape
+    )
     jlama = reference["jlama_i8"].reshape(target.shape)
 
     def rms(x: Floats) -> float:

@@ -31,12 +31,16 @@ def test_the_default_is_the_likeliest_and_the_lowest_id_on_a_tie() -> None:
 
 
 def test_temperature_one_draws_from_the_distribution() -> None:
-    assert frequencies(SamplingOptions(temperature=1, seed=1)) == pytest.approx([0.1, 0.4, 0.05, 0.3, 0.15], abs=0.03)
+    assert frequencies(SamplingOptions(temperature=1, seed=1)) == pytest.approx(
+        [0.1, 0.4, 0.05, 0.3, 0.15], abs=0.03
+    )
 
 
 def test_temperature_sharpens_as_defined() -> None:
     sharp = np.array([0.1, 0.4, 0.05, 0.3, 0.15]) ** 2
-    assert frequencies(SamplingOptions(temperature=0.5, seed=2)) == pytest.approx(sharp / sharp.sum(), abs=0.03)
+    assert frequencies(SamplingOptions(temperature=0.5, seed=2)) == pytest.approx(
+        sharp / sharp.sum(), abs=0.03
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,10 @@ def test_an_empty_stop_string_is_refused() -> None:
         StopStrings([""])
 
 
-@given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.lists(st.text("ab", max_size=5), max_size=8))
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    st.lists(st.text("ab", max_size=5), max_size=8),
+)
 def test_streaming_equals_searching_the_whole_text(stops: list[str], pieces: list[str]) -> None:
     text = "".join(pieces)
     ends = [text.find(s) + len(s) for s in stops if s in text]

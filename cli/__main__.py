@@ -1,0 +1,5 @@
+"""``python -m cg.cli``."""
+
+from cg.cli.main import main
+
+main()

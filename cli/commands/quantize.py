@@ -1,0 +1,118 @@
+"""``cg quantize``: a checkpoint to Jlama's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cg.cli import output
+from cg.cli.commands.models import format_size
+from cg.cli.options import JsonOption, OverwriteOption, ThreadsOption
+from cg.runtime.hub import registry
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from cg.quant import QuantizeProgress, QuantizeResult
+
+__all__ = ["quantize"]
+
+_MB = 1_000_000
+
+
+def quantize(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, an alias (codegemma-2b ...) or a Hub id.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUT]", help="Output folder; default: NAME-q4 among the models of cg models."
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["q4", "i8"], typer.Option("--type", help="q4: 5 bits per weight; i8: 9 bits.")
+    ] = "q4",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="Keep tensors with this in their name; repeatable; default: norm."),
+    ] = None,
+    jlama_runnable: Annotated[
+        bool, typer.Option("--jlama-runnable", help="Keep norms and embedding, so that Jlama can run it too.")
+    ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Encode NaN and infinity as Jlama does.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    threads: ThreadsOption = None,
+    all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not groups.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Quantize a checkpoint to Jlama's 4-bit (or 8-bit) block format.
+
+    The output folder appears complete or not at all. It holds model.safetensors, config.json, the
+    tokenizer and a model card. Memory stays small whatever the model's size.
+
+    \b
+    Examples:
+      cg quantize codegemma-2b
+      cg quantize codegemma-2b ./codegemma-2b-JQ4 --jlama-runnable
+      cg quantize ~/models/my-gemma ./my-gemma-i8 --type i8 --overwrite
+      cg quantize demo ./demo-q4 --keep norm --keep embed --json
+    """
+    from cg.quant import QuantizeOptions
+    from cg.quant import quantize as run
+    from cg.quant.plan import DEFAULT_KEEP
+    from cg.quant.provenance import identify
+
+    folder = registry.resolve(source)
+    suffix = f"-{kind}-jlama" if jlama_runnable else f"-{kind}"
+    target = out or registry.models_folder() / f"{identify(folder).name}{suffix}"
+    options = QuantizeOptions(
+        kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads
+    )
+    with output.progress() as bars:
+        result = run(folder, target, options, _bar(bars))
+    for message in result.notes:
+        output.note(f"note: {message}")
+    if json:
+        output.emit_json(result.to_json())
+        return
+    _print(result, all_tensors=all_tensors)
+    output.note(f"next: cg complete -m {target.name if out is None else result.folder}")
+
+
+def _bar(bars: Progress) -> Callable[[QuantizeProgress], None]:
+    """One bar in megabytes of the source, with the tensor's name."""
+    task = bars.add_task("quantizing (MB)", total=None, speed="")
+
+    def show(state: QuantizeProgress) -> None:
+        speed = bars.tasks[0].speed
+        bars.update(
+            task,
+            description=f"{state.tensor} (MB)",
+            completed=state.done // _MB,
+            total=state.total // _MB,
+            speed=f"{speed:.0f} MB/s" if speed else "",
+        )
+
+    return show
+
+
+def _print(result: QuantizeResult, *, all_tensors: bool) -> None:
+    from cg.cli.quantize_report import grouped, tensor_rows
+
+    t = result.totals
+    rows = tensor_rows(result.tensors) if all_tensors else grouped(result.tensors)
+    output.table("", ["tensor", "count", "from", "to", "size", "relative error", "SNR dB"], rows)
+    error = "" if t.relative_error is None else f", relative error {t.relative_error:.4f}"
+    output.emit(
+        f"{t.parameters:,} parameters: {format_size(t.source_bytes)} at {t.source_bits_per_weight:.2f} "
+        f"bits per weight -> {format_size(t.bytes)} at {t.bits_per_weight:.2f}{error}"
+    )
+    output.emit(
+        f"{result.folder}  ({result.seconds:.1f} s, {result.encoder} encoder, {result.threads} threads)"
+    )

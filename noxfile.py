@@ -1,0 +1,83 @@
+"""The project's checks. They run in nox's own environment, which ``pip install -e '.[dev]'`` makes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "typecheck", "stubs", "native", "docs", "tests"]
+
+# The environment's tools are found whether or not it is activated.
+os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, spelling, layers."""
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("codespell")
+    sources = [
+        str(path)
+        for path in sorted(Path("runtime/native").rglob("*"))
+        if path.suffix in {".cpp", ".h", ".hpp", ".inc"}
+    ]
+    session.run("clang-format", "--dry-run", "--Werror", *sources)
+    session.run("lint-imports")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Mypy, strict, over the package and the tools."""
+    session.run("mypy")
+    session.run("mypy", "tools")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default tests: offline, a minute or two."""
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(name="tests-slow")
+def tests_slow(session: nox.Session) -> None:
+    """Full-size shapes: minutes, and gigabytes of memory and disk."""
+    session.run("python", "-m", "pytest", "-m", "slow", "--timeout", "3600", *session.posargs)
+
+
+@nox.session
+def native(session: nox.Session) -> None:
+    """The kernels' own tests, in C++."""
+    build = Path("build") / "native-tests"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    session.run(
+        "cmake", "-S", "runtime/native", "-B", str(build), *generator,
+        "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", *session.posargs,
+    )  # fmt: skip
+    session.run("cmake", "--build", str(build), "--parallel")
+    session.run("ctest", "--test-dir", str(build), "--output-on-failure")
+
+
+@nox.session
+def stubs(session: nox.Session) -> None:
+    """What is generated from the code is up to date: the extension's stub, the command-line reference."""
+    session.run("python", "tools/make_native_stub.py", "--check")
+    session.run("python", "tools/make_cli_reference.py", "--check")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every command and every link of the documentation."""
+    session.run("python", "-m", "pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed of the bundled model here and now; says nothing about another machine."""
+    session.run("cg", "bench", "--model", "demo", *session.posargs)

@@ -1,0 +1,118 @@
+"""Quantize a checkpoint: one folder in, one folder out, a few megabytes of memory in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cg.quant.companions import companion_files, copy_companions, json_bytes, write_file
+from cg.quant.jlama_config import jlama_config
+from cg.quant.model_card import front_matter, model_card
+from cg.quant.plan import QuantizeOptions, make_plan
+from cg.quant.provenance import NO_CHECKSUM, identify, metadata
+from cg.quant.report import QuantizeResult, report_tensors, total
+from cg.quant.schemes import native_problem
+from cg.quant.staging import StagedFolder, output_errors
+from cg.quant.stream import stream, thread_count
+from cg.runtime.errors import UsageError
+from cg.runtime.formats.checkpoint import CONFIG_NAME, SINGLE_NAME, Checkpoint
+from cg.runtime.formats.writer import SafetensorsWriter, file_size
+
+__all__ = ["QuantizeProgress", "quantize"]
+
+_CARD_BYTES = 1 << 16  # more than any README.md that is written here, for the space check
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeProgress:
+    """How far it is: bytes of the source's tensors."""
+
+    tensor: str
+    done: int
+    total: int
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    options: QuantizeOptions | None = None,
+    progress: Callable[[QuantizeProgress], None] | None = None,
+) -> QuantizeResult:
+    """Quantize the checkpoint in ``source`` to a new folder ``out``.
+
+    ``out`` appears complete or not at all, whatever interrupts the run. The weights go to a single
+    ``model.safetensors`` whatever their size, as Jlama writes them; the same input gives the same bytes.
+
+    Raises:
+        UsageError: source and output overlap, or the request makes no sense for this source.
+        FormatError: the source is malformed.
+        NonFiniteError: a tensor to quantize has NaN or infinity in it.
+        OutputExistsError, DiskFullError, OutputError: the output cannot be written.
+    """
+    options = options or QuantizeOptions()
+    started = time.monotonic()
+    _check_apart(source, out)
+    with Checkpoint.open(source) as checkpoint:
+        plan = make_plan(checkpoint, options)
+        planned = tuple(tensor for _, tensors in plan for tensor in tensors)
+        specs = tuple(p.target for p in planned)
+        companions = companion_files(source)
+        config = (source / CONFIG_NAME).read_bytes()
+        notes: list[str] = []
+        if options.jlama_runnable:
+            has_tokenizer = (source / "tokenizer.json").is_file()
+            changed, notes = jlama_config(checkpoint.config, options, has_tokenizer=has_tokenizer)
+            config = json_bytes(changed) if notes else config
+        origin = identify(source)
+        unknown = {path.name: NO_CHECKSUM for path in checkpoint.files}
+        needed = file_size(specs, metadata(origin, options, unknown)) + len(config) + _CARD_BYTES
+        needed += sum(file.stat().st_size for file in companions)
+        with StagedFolder(out, overwrite=options.overwrite) as staged, output_errors(staged.target):
+            staged.check_space(needed)
+            advance = _Reporter(progress, sum(p.source.nbytes for p in planned))
+            with SafetensorsWriter(
+                staged.path / SINGLE_NAME, specs, metadata(origin, options, unknown)
+            ) as writer:
+                distortions, checksums = stream(plan, writer, options, advance)
+                writer.finish(metadata(origin, options, checksums))
+            tensors = report_tensors(planned, distortions)
+            totals = total(tensors)
+            write_file(staged.path / CONFIG_NAME, config)
+            copy_companions(companions, staged.path)
+            card = model_card(origin, options, totals, checksums, front_matter(source))
+            write_file(staged.path / "README.md", card.encode())
+            staged.commit()
+        return QuantizeResult(
+            staged.target,
+            tensors,
+            totals,
+            writer.nbytes,
+            checksums,
+            time.monotonic() - started,
+            "native" if native_problem() is None else "numpy",
+            thread_count(options),
+            (*staged.notes, *notes),
+        )
+
+
+class _Reporter:
+    """Adds up what :func:`stream` reports."""
+
+    def __init__(self, progress: Callable[[QuantizeProgress], None] | None, whole: int) -> None:
+        self._progress, self._whole, self._done = progress, whole, 0
+
+    def __call__(self, tensor: str, more: int) -> None:
+        self._done += more
+        if self._progress is not None:
+            self._progress(QuantizeProgress(tensor, self._done, self._whole))
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Neither folder may contain the other: replacing the output must never touch the source."""
+    a, b = source.resolve(), out.resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise UsageError(
+            f"the output {out} and the source {source} lie in each other", hint="choose another output"
+        )

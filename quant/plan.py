@@ -1,0 +1,112 @@
+"""Decide what becomes of every tensor before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cg.runtime.dtypes import BLOCK_SIZE, DType
+from cg.runtime.errors import UsageError
+from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.formats.safetensors import SafetensorsFile
+from cg.runtime.formats.writer import TensorSpec
+from cg.runtime.tensor import Tensor
+
+__all__ = ["DEFAULT_KEEP", "JLAMA_KEEP", "BlockType", "PlannedTensor", "QuantizeOptions", "make_plan"]
+
+BlockType = Literal["q4", "i8"]
+
+DEFAULT_KEEP = ("norm",)
+"""Jlama's own default."""
+
+JLAMA_KEEP = ("norm", "embed_tokens")
+"""Jlama runs Gemma only when these are not quantized."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """What to quantize and how."""
+
+    type: BlockType = "q4"
+    keep: tuple[str, ...] = DEFAULT_KEEP
+    """Tensors whose name contains one of these strings are copied as they are."""
+    jlama_runnable: bool = False
+    """Make a folder that Jlama can load and run, not only read: norms and embedding are copied too."""
+    allow_nonfinite: bool = False
+    """Encode NaN and infinity as Jlama does instead of refusing."""
+    overwrite: bool = False
+    """Replace an existing model folder."""
+    threads: int | None = None
+    """Threads that encode; None: as many as there are processors."""
+
+    @property
+    def dtype(self) -> DType:
+        """The block type as a dtype."""
+        return DType.Q4 if self.type == "q4" else DType.I8
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All strings that keep a tensor, without repetition."""
+        extra = JLAMA_KEEP if self.jlama_runnable else ()
+        return tuple(dict.fromkeys((*self.keep, *extra)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """A source tensor, where it lies, and what is written for it."""
+
+    source: Tensor
+    begin: int
+    """First byte of the source tensor in its file."""
+    target: TensorSpec
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the tensor is encoded; otherwise its bytes are copied."""
+        return self.target.dtype.is_quantized
+
+
+def make_plan(
+    checkpoint: Checkpoint, options: QuantizeOptions
+) -> tuple[tuple[SafetensorsFile, tuple[PlannedTensor, ...]], ...]:
+    """The tensors of every shard in the order of their bytes, which is also the order of writing.
+
+    Raises:
+        UsageError: the source is quantized already, or there is nothing to quantize.
+    """
+    done = next((t for t in checkpoint.tensors.values() if t.dtype.is_quantized), None)
+    if done is not None:
+        raise UsageError(
+            f"{checkpoint.folder} is quantized already: {done.name} is {done.dtype.value}",
+            hint="quantize the original checkpoint",
+        )
+    plan = tuple((shard, tuple(_plan_shard(shard, options))) for shard in checkpoint.shards)
+    if not any(t.is_quantized for _, tensors in plan for t in tensors):
+        raise UsageError(
+            f"nothing to quantize in {checkpoint.folder}: every tensor is kept",
+            hint=f"keep patterns: {', '.join(options.patterns) or 'none'}",
+        )
+    return plan
+
+
+def _plan_shard(shard: SafetensorsFile, options: QuantizeOptions) -> Iterator[PlannedTensor]:
+    for entry in shard.header.entries:
+        tensor = shard.stored[entry.name]
+        dtype = options.dtype if _is_matrix(tensor) and not _kept(tensor, options.patterns) else tensor.dtype
+        yield PlannedTensor(tensor, entry.begin, TensorSpec(tensor.name, dtype, tensor.shape))
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """What Jlama quantizes: matrices of more than one row. Rows must consist of whole blocks."""
+    return (
+        tensor.dtype.is_float
+        and len(tensor.shape) == 2
+        and tensor.shape[0] > 1
+        and tensor.shape[1] > 0
+        and tensor.shape[1] % BLOCK_SIZE == 0
+    )
+
+
+def _kept(tensor: Tensor, patterns: Sequence[str]) -> bool:
+    return any(pattern in tensor.name for pattern in patterns)

@@ -1,0 +1,158 @@
+"""An output folder that appears complete or not at all.
+
+Everything is written to ``.NAME.partial-PID`` beside the output and renamed at the end. A killed run
+leaves that folder behind; the next run to the same output removes it. ``.NAME.lock`` is held meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from cg.quant.folder_swap import exchange, sync_folder
+from cg.quant.lock import FileLock
+from cg.runtime.errors import DiskFullError, OutputError, OutputExistsError
+
+__all__ = ["StagedFolder", "output_errors"]
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class StagedFolder:
+    """A context manager: write into :attr:`path`, then :meth:`commit`; without a commit nothing remains.
+
+    Raises:
+        OutputExistsError: the target is there and may not be replaced.
+        OutputError: the target cannot be made, or another process is making it.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self.target = target.resolve()
+        self.path = self._sibling(f"partial-{os.getpid()}")
+        self.notes: list[str] = []
+        """What was found and done about leftovers of killed runs."""
+        self._overwrite = overwrite
+        self._lock = FileLock(self._sibling("lock"))
+        self._committed = False
+
+    def check_space(self, needed: int) -> None:
+        """Refuse to begin what cannot be finished; ``needed`` in bytes."""
+        free = shutil.disk_usage(self.target.parent).free
+        if needed > free:
+            raise DiskFullError(
+                f"{self.target} needs {needed:,} bytes, {self.target.parent} has {free:,} free",
+                hint="free some room or choose another output folder",
+            )
+
+    def commit(self) -> None:
+        """Force the files to the disk and give the folder its name, replacing the old one if allowed."""
+        sync_folder(self.path)
+        if self.target.is_dir() and not any(self.target.iterdir()):
+            self.target.rmdir()
+        if self.target.exists() and self._overwrite:
+            self._replace()
+        else:
+            try:
+                self.path.rename(self.target)
+            except OSError as e:
+                if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise _exists(self.target) from None
+                raise
+        self._committed = True
+        sync_folder(self.target.parent)
+
+    def _replace(self) -> None:
+        old = self._sibling(f"old-{os.getpid()}")
+        if exchange(self.path, self.target):
+            old = self.path
+        else:  # two steps; recovered by the next run if the process dies between them
+            self.target.rename(old)
+            try:
+                self.path.rename(self.target)
+            except BaseException:
+                old.rename(self.target)
+                raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def __enter__(self) -> StagedFolder:
+        with output_errors(self.target):
+            _check_target(self.target, overwrite=self._overwrite)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            if not self._lock.acquire():
+                raise OutputError(f"another process is writing {self.target}", hint="wait until it is done")
+            try:
+                self._clear_leftovers()
+                _check_target(self.target, overwrite=self._overwrite)
+                self.path.mkdir()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._committed:
+                shutil.rmtree(self.path, ignore_errors=True)
+        finally:
+            self._lock.release()
+
+    def _clear_leftovers(self) -> None:
+        """Nobody else holds the lock, so whatever carries our names was left by a run that died."""
+        siblings = [p for p in self.target.parent.iterdir() if p.is_dir() and not p.is_symlink()]
+        for folder in sorted(p for p in siblings if p.name.startswith(self._sibling("old-").name)):
+            if self.target.exists():
+                shutil.rmtree(folder)
+            else:
+                folder.rename(self.target)
+                self.notes.append(f"restored {self.target}, which a killed run had set aside")
+        for folder in siblings:
+            if folder.name.startswith(self._sibling("partial-").name):
+                shutil.rmtree(folder)
+                self.notes.append(f"removed {folder.name}, left behind by a killed run")
+
+    def _sibling(self, suffix: str) -> Path:
+        return self.target.with_name(f".{self.target.name}.{suffix}")
+
+
+@contextmanager
+def output_errors(target: Path) -> Iterator[None]:
+    """Turn the system's errors while writing into ours."""
+    try:
+        yield
+    except OSError as e:
+        reason = e.strerror or str(e)
+        if e.errno in _FULL:
+            raise DiskFullError(
+                f"the disk ran full while writing {target}", hint="nothing was left behind; free some room"
+            ) from e
+        hint = "the file system cannot hold a file of this size" if e.errno == errno.EFBIG else None
+        raise OutputError(f"{target} cannot be written: {reason}", hint=hint) from e
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputExistsError(f"{target} is a file, not a folder", hint="choose another output")
+    contents = list(target.iterdir())
+    if not contents:
+        return
+    if not overwrite:
+        raise _exists(target)
+    names = {p.name for p in contents}
+    is_model = "config.json" in names and any(n.endswith(".safetensors") for n in names)
+    if not is_model or any(p.is_dir() for p in contents):
+        raise OutputExistsError(
+            f"{target} does not look like a model folder, it is not replaced", hint="remove it yourself"
+        )
+
+
+def _exists(target: Path) -> OutputExistsError:
+    return OutputExistsError(f"{target} exists already", hint="--overwrite replaces it")

@@ -1,0 +1,142 @@
+"""Write safetensors files whose sizes are known ahead, in pieces and in any order.
+
+The result is what Jlama's loader demands: tensors without a gap from offset 0, ``NAME`` directly followed
+by ``NAME.qb``, flat string metadata and a header below 1 MiB, padded so that data starts at a multiple of 64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cg.runtime.dtypes import DType
+from cg.runtime.errors import DuplicateNameError, HeaderTooLargeError
+from cg.runtime.formats.header import byte_length
+from cg.runtime.formats.jlama import SCALES_SUFFIX, scales_shape
+
+__all__ = ["MAX_WRITTEN_HEADER", "SafetensorsWriter", "TensorSpec", "file_size"]
+
+MAX_WRITTEN_HEADER = (1 << 20) - 8
+"""Bytes of header that Jlama can read: it maps the first MiB of a file and nothing more."""
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor to be written; a quantized one brings its ``.qb`` tensor along."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the tensor itself."""
+        return byte_length(self.dtype, self.shape, self.name)
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of its scales, 0 without."""
+        return byte_length(DType.F32, scales_shape(self.shape), self.name) if self.dtype.is_quantized else 0
+
+
+class SafetensorsWriter:
+    """A file being written: create, write pieces, :meth:`finish`.
+
+    The header's size is fixed from the start, so metadata may change until the end if its length does not
+    (a checksum that is known only after the last byte). The caller renames the file once it is complete.
+
+    Raises:
+        DuplicateNameError, HeaderTooLargeError: the tensors cannot be written to one file.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+        self._specs = tuple(specs)
+        self._header_bytes = len(_header(self._specs, metadata))
+        self._starts: dict[str, int] = {}
+        end = self._header_bytes
+        for spec in self._specs:
+            self._starts[spec.name] = end
+            end += spec.data_bytes
+            if spec.dtype.is_quantized:
+                self._starts[spec.name + SCALES_SUFFIX] = end
+                end += spec.scale_bytes
+        self.nbytes = end
+        """Size of the complete file."""
+        self._written = 0
+        self._file: BinaryIO = path.open("xb")
+
+    def write(self, name: str, offset: int, piece: NDArray[Any]) -> None:
+        """Write contiguous bytes at ``offset`` within tensor ``name`` (or ``NAME.qb``)."""
+        view = np.ascontiguousarray(piece).view(np.uint8).data.cast("B")
+        self._file.seek(self._starts[name] + offset)
+        self._file.write(view)
+        self._written += len(view)
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header, force everything to the disk and close the file.
+
+        Raises:
+            ValueError: not every byte was written once, or the metadata changed its length.
+        """
+        header = _header(self._specs, metadata)
+        if len(header) != self._header_bytes or self._written != self.nbytes - self._header_bytes:
+            raise ValueError("a safetensors file was finished before it was complete")
+        self._file.seek(0)
+        self._file.write(header)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
+        self._file.close()
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def file_size(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> int:
+    """Size in bytes of the file that these tensors make."""
+    return len(_header(specs, metadata)) + sum(s.data_bytes + s.scale_bytes for s in specs)
+
+
+def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Length and padded JSON."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+
+    def add(name: str, dtype: DType, shape: tuple[int, ...], length: int) -> None:
+        nonlocal end
+        if name in table:
+            raise DuplicateNameError(f"cannot write two tensors named {name!r}")
+        table[name] = {"dtype": dtype.value, "shape": list(shape), "data_offsets": [end, end + length]}
+        end += length
+
+    for spec in specs:
+        add(spec.name, spec.dtype, spec.shape, spec.data_bytes)
+        if spec.dtype.is_quantized:
+            add(spec.name + SCALES_SUFFIX, DType.F32, scales_shape(spec.shape), spec.scale_bytes)
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    if len(text) >= MAX_WRITTEN_HEADER:
+        raise HeaderTooLargeError(
+            f"{len(specs)} tensors need a header of {len(text)} bytes, Jlama reads one MiB"
+        )
+    return struct.pack("<Q", len(text)) + text

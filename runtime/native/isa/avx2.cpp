@@ -1,0 +1,9 @@
+// AVX2 with FMA and F16C: x86 from 2013 on.
+#define CG_ISA avx2
+#define CG_ISA_NAME "avx2"
+#include "kernels/kernels.h"
+#if defined(CG_X86)
+#include "simd/avx2.h"
+//
+#include "kernels/table.inl"
+#endif

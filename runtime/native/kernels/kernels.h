@@ -1,0 +1,129 @@
+// What one instruction set offers to the dispatcher. No standard C++ headers: every kernel file includes this.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace cg {
+
+// Elements that share one scale.
+constexpr int64_t kBlock = 32;
+// Blocks handled per step of an int8 product; prepared activations are padded to a multiple of it.
+constexpr int64_t kBlockGroup = 8;
+// Tokens that share one unpacked piece of weights.
+constexpr int kTokenTile = 4;
+// Query rows that share one pass over keys and values.
+constexpr int kQueryTile = 4;
+
+enum class Format : int { q4 = 0, i8 = 1, bf16 = 2, f16 = 3, f32 = 4 };
+constexpr int kFormats = 5;
+constexpr int kBlockFormats = 2;
+
+constexpr bool is_blocked(Format format) { return format == Format::q4 || format == Format::i8; }
+
+// Bytes of `elements` elements, scales not counted.
+constexpr int64_t bytes_of(Format format, int64_t elements) {
+  return format == Format::q4    ? elements / 2
+         : format == Format::i8  ? elements
+         : format == Format::f32 ? elements * 4
+                                 : elements * 2;
+}
+
+// A stored matrix, row after row, at any address. `scales` are f32 [rows, cols / 32], also at any address.
+struct Matrix {
+  const uint8_t* data;
+  const uint8_t* scales;
+  Format format;
+  int64_t rows;
+  int64_t cols;
+};
+
+// Activations as int8 blocks. `blocks` per token, a multiple of kBlockGroup; what pads is zero.
+// For Q4 the bytes of two blocks are interleaved in halves as the nibbles of two packed blocks lie
+// (b0[0:16] b1[0:16] b0[16:32] b1[16:32]), and `offsets` is -8 * scale * sum(values), which
+// turns products with nibbles 0..15 into products with -8..7. A block with NaN or infinity has scale NaN.
+struct QuantizedTokens {
+  int8_t* values;  // [tokens, blocks * 32]
+  float* scales;   // [tokens, blocks]
+  float* offsets;  // [tokens, blocks]
+  int64_t blocks;
+};
+
+// y[tokens, rows] = x[tokens, cols] times the transposed matrix.
+struct ProductArgs {
+  Matrix weight;
+  const float* x;             // for f32 activations
+  QuantizedTokens quantized;  // for int8 activations
+  int64_t tokens;
+  float* y;
+};
+
+// Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its neighbours.
+using Product = void (*)(const ProductArgs& args, int64_t begin, int64_t end);
+
+struct Products {
+  Product one;   // a single token: bound by memory
+  Product few;   // a handful: weights are still read once
+  Product many;  // a prompt: bound by arithmetic
+};
+
+struct AttentionArgs {
+  const float* q;         // [tokens, heads, head_dim]
+  const uint8_t* keys;    // f16 or f32 [kv_heads, capacity, head_dim], strides in bytes
+  const uint8_t* values;  // likewise
+  bool half;
+  int64_t key_head_stride, key_token_stride;
+  int64_t value_head_stride, value_token_stride;
+  int64_t tokens, heads, kv_heads, head_dim;
+  int64_t position;  // of the first token
+  float scale;
+  float* out;  // [tokens, heads, head_dim]
+};
+
+struct EncodeStats {
+  bool finite;
+  double sum_sq;        // of the source, blocks with NaN or infinity left out
+  double sum_sq_error;  // of what the blocks lose, likewise
+};
+
+struct Kernels {
+  const char* isa;
+  Products f32_products[kFormats];
+  Products int8_products[kBlockFormats];
+  // One token's `cols` floats to row `token` of `out`, laid out for weights of `format`.
+  void (*quantize_token)(Format format, const float* x, int64_t cols, const QuantizedTokens& out, int64_t token);
+  // One row of a matrix, dequantized, times `scale`.
+  void (*embed)(const Matrix& table, int64_t row, float scale, float* out);
+  // The two halves of a norm; the root between them is the caller's.
+  float (*sum_of_squares)(const float* x, int64_t n);
+  void (*weigh)(const float* x, const float* weight, float factor, int64_t n, float* out);  // x * factor * weight
+  // One token [heads, head_dim] in place; cosine and sine are [head_dim / 2].
+  void (*rope)(float* x, const float* cosine, const float* sine, int64_t heads, int64_t head_dim);
+  void (*geglu)(const float* gate, const float* up, int64_t n, float* out);
+  // Query rows [first, first + count) of one kv head, count <= kQueryTile; row = token * (heads / kv_heads) + head.
+  // `scores` holds kQueryTile * (position + tokens) floats.
+  void (*attention)(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, float* scores);
+  // `blocks` blocks of a float format to Q4 or I8, bit for bit as Jlama does.
+  void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out, uint8_t* scales,
+                 EncodeStats* stats);
+};
+
+extern const Kernels kernels_portable;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512vnni;
+extern const Kernels kernels_neon;
+extern const Kernels kernels_neon_dotprod;
+
+}  // namespace cg
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define CG_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define CG_ARM64 1
+#endif
+
+#if defined(_MSC_VER)
+#define CG_INLINE static __forceinline
+#else
+#define CG_INLINE static inline __attribute__((always_inline))
+#endif

@@ -1,0 +1,187 @@
+// Eight floats in plain C++. The definition that the other instruction sets are written after.
+#pragma once
+
+#include <string.h>
+
+namespace cg {
+namespace {
+
+constexpr int kLanes = 8;
+
+struct F {
+  float lane[kLanes];
+};
+
+CG_INLINE F set1(float value) {
+  F r;
+  for (float& lane : r.lane) lane = value;
+  return r;
+}
+
+CG_INLINE F zero() { return set1(0.0f); }
+
+CG_INLINE F load(const float* p) {
+  F r;
+  memcpy(r.lane, p, sizeof r.lane);
+  return r;
+}
+
+CG_INLINE void store(float* p, F a) { memcpy(p, a.lane, sizeof a.lane); }
+
+CG_INLINE float float_of_bits(uint32_t bits) {
+  float r;
+  memcpy(&r, &bits, sizeof r);
+  return r;
+}
+
+CG_INLINE uint32_t bits_of_float(float value) {
+  uint32_t r;
+  memcpy(&r, &value, sizeof r);
+  return r;
+}
+
+CG_INLINE float float_of_half(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
+  const uint32_t rest = half & 0x7fff;
+  if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  // Moving the exponent's bias by a product also normalizes subnormals, exactly.
+  const float value = float_of_bits(rest << 13) * float_of_bits(0x77800000);  // 2^112
+  return float_of_bits(sign | bits_of_float(value));
+}
+
+CG_INLINE F load_f32(const uint8_t* p) {
+  F r;
+  memcpy(r.lane, p, sizeof r.lane);
+  return r;
+}
+
+CG_INLINE F load_bf16(const uint8_t* p) {
+  uint16_t bits[kLanes];
+  memcpy(bits, p, sizeof bits);
+  F r;
+  for (int i = 0; i < kLanes; i++) r.lane[i] = float_of_bits((uint32_t)bits[i] << 16);
+  return r;
+}
+
+CG_INLINE F load_f16(const uint8_t* p) {
+  uint16_t bits[kLanes];
+  memcpy(bits, p, sizeof bits);
+  F r;
+  for (int i = 0; i < kLanes; i++) r.lane[i] = float_of_half(bits[i]);
+  return r;
+}
+
+#define CG_LANEWISE(expression)                            \
+  F r;                                                     \
+  for (int i = 0; i < kLanes; i++) r.lane[i] = expression; \
+  return r
+
+CG_INLINE F add(F a, F b) { CG_LANEWISE(a.lane[i] + b.lane[i]); }
+CG_INLINE F sub(F a, F b) { CG_LANEWISE(a.lane[i] - b.lane[i]); }
+CG_INLINE F mul(F a, F b) { CG_LANEWISE(a.lane[i] * b.lane[i]); }
+CG_INLINE F div(F a, F b) { CG_LANEWISE(a.lane[i] / b.lane[i]); }
+// a * b + c; rounded once where the hardware can.
+CG_INLINE F fma(F a, F b, F c) { CG_LANEWISE(a.lane[i] * b.lane[i] + c.lane[i]); }
+// Of a NaN and a number, the second argument.
+CG_INLINE F max(F a, F b) { CG_LANEWISE(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
+CG_INLINE F min(F a, F b) { CG_LANEWISE(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
+// 1 where a >= b, else 0.
+CG_INLINE F at_least(F a, F b) { CG_LANEWISE(a.lane[i] >= b.lane[i] ? 1.0f : 0.0f); }
+// For |a| < 2^31.
+CG_INLINE F truncate(F a) { CG_LANEWISE((float)(int32_t)a.lane[i]); }
+CG_INLINE F floor(F a) {
+  CG_LANEWISE((float)(int32_t)a.lane[i] - ((float)(int32_t)a.lane[i] > a.lane[i] ? 1.0f : 0.0f));
+}
+// 2^n, where a is n + 1.5 * 2^23 and n in -126 .. 127.
+CG_INLINE F exp2_of_biased(F a) { CG_LANEWISE(float_of_bits((bits_of_float(a.lane[i]) << 23) + 0x3f800000)); }
+
+#undef CG_LANEWISE
+
+CG_INLINE float sum(F a) {
+  const float* v = a.lane;
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+CG_INLINE float largest(F a) {
+  float r = a.lane[0];
+  for (float v : a.lane) r = v > r ? v : r;
+  return r;
+}
+
+CG_INLINE void prefetch(const uint8_t*) {}
+
+// 32 signed bytes / 32 nibbles minus 8, in element order.
+CG_INLINE void unpack_i8(const uint8_t* p, F out[4]) {
+  for (int i = 0; i < 32; i++) out[i / 8].lane[i % 8] = (float)(int8_t)p[i];
+}
+
+CG_INLINE void unpack_q4(const uint8_t* p, F out[4]) {
+  for (int i = 0; i < 16; i++) {
+    out[i / 8].lane[i % 8] = (float)((p[i] & 15) - 8);
+    out[2 + i / 8].lane[i % 8] = (float)((p[i] >> 4) - 8);
+  }
+}
+
+// 32 floats of magnitude <= 127.5 to bytes, rounded to nearest, ties to even.
+CG_INLINE void pack_i8(const F in[4], int8_t* out) {
+  for (int i = 0; i < 32; i++) {
+    // The sum's low bits are the rounded number in two's complement.
+    out[i] = (int8_t)(uint8_t)bits_of_float(in[i / 8].lane[i % 8] + 12582912.0f);
+  }
+}
+
+// Two packed Q4 blocks, nibbles 0..15.
+struct Q4Pair {
+  uint8_t packed[32];
+};
+
+CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
+  Q4Pair r;
+  memcpy(r.packed, p, sizeof r.packed);
+  return r;
+}
+
+// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the second.
+CG_INLINE F dot(Q4Pair w, const int8_t* x) {
+  int32_t sums[kLanes] = {};
+  for (int i = 0; i < 32; i++) sums[i / 4] += (w.packed[i] & 15) * x[i] + (w.packed[i] >> 4) * x[32 + i];
+  F r;
+  for (int i = 0; i < kLanes; i++) r.lane[i] = (float)sums[i];
+  return r;
+}
+
+struct I8Block {
+  int8_t values[32];
+};
+
+CG_INLINE I8Block load_i8_block(const uint8_t* p) {
+  I8Block r;
+  memcpy(r.values, p, sizeof r.values);
+  return r;
+}
+
+// Products with 32 bytes in element order, in sums of four.
+CG_INLINE F dot(I8Block w, const int8_t* x) {
+  int32_t sums[kLanes] = {};
+  for (int i = 0; i < 32; i++) sums[i / 4] += w.values[i] * x[i];
+  F r;
+  for (int i = 0; i < kLanes; i++) r.lane[i] = (float)sums[i];
+  return r;
+}
+
+// Lane 2J in lanes 0-3, lane 2J + 1 in lanes 4-7.
+template <int J>
+CG_INLINE F spread_pair(F a) {
+  F r;
+  for (int i = 0; i < kLanes; i++) r.lane[i] = a.lane[2 * J + i / 4];
+  return r;
+}
+
+// Lane J in all lanes.
+template <int J>
+CG_INLINE F spread(F a) {
+  return set1(a.lane[J]);
+}
+
+}  // namespace
+}  // namespace cg

@@ -1,0 +1,51 @@
+"""Fixtures for the whole suite: where the test data lies, and a home folder of its own for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parent
+_OWN_VARIABLES = ("CG_", "HF_", "HUGGING", "XDG_")
+_LOOKS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Checkpoints and results that other programs wrote; see tests/golden/README.md."""
+    return _TESTS / "golden"
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The folder of the bundled model."""
+    return _TESTS.parent / "runtime" / "demo"
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder; no setting of the developer's machine reaches a test, and no test the Hub.
+
+    CG_FORCE_ISA stays, so that the whole suite can be run on one instruction set.
+    """
+    home = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name != "CG_FORCE_ISA" and (name.startswith(_OWN_VARIABLES) or name in _LOOKS):
+            monkeypatch.delenv(name)
+    places = {
+        "HOME": home,
+        "USERPROFILE": home,
+        "APPDATA": home / "appdata",
+        "CG_HOME": home / "cg",
+        "HF_HOME": home / "huggingface",
+        "XDG_CACHE_HOME": home / "cache",
+        "XDG_CONFIG_HOME": home / "config",
+        "XDG_DATA_HOME": home / "data",
+    }
+    for name, place in places.items():
+        monkeypatch.setenv(name, str(place))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    return home
