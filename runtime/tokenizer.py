@@ -180,7 +180,7 @@ class Tokenizer:
                 token_id = find(chr(value))
             if token_id is None:
                 raise TokenizerError(
-                    f"{self._vocabulary.file}: the byte token <0x{value:02X}> is missing: not Gemma's tokenizer"
+                    f"{self._vocabulary.file}: byte token <0x{value:02X}> is missing: not Gemma's tokenizer"
                 )
             ids.append(token_id)
         return ids
@@ -206,19 +206,21 @@ class Tokenizer:
 
 def _control_tokens(vocabulary: Vocabulary, settings: dict[str, Any]) -> dict[str, int]:
     """All control tokens by name: declared special by a file, or known as such in every Gemma."""
-    control = dict(vocabulary.special)
-    for name in (*_CONTROL_NAMES, *_UNUSED_NAMES):
-        token_id = vocabulary.token_id(name)
-        if token_id is not None:
-            control[name] = token_id
-    # CodeGemma's tokenizer.model may still call the FIM tokens <unused60> to <unused63>.
+    control: dict[str, int] = {}
+    # First: CodeGemma's tokenizer.model may still call the FIM tokens <unused60> to <unused63>.
     for name, token_id in _declared_tokens(settings):
-        if token_id >= vocabulary.size or control.setdefault(name, token_id) != token_id:
+        known = control.setdefault(name, token_id), vocabulary.token_id(name)
+        if token_id >= vocabulary.size or not {*known} <= {token_id, None}:
             raise TokenizerError(
                 f"tokenizer_config.json: added_tokens_decoder gives {name} the id {token_id}, "
                 f"{vocabulary.file.name} says otherwise",
                 hint="the tokenizer files belong to different models",
             )
+    control |= vocabulary.special
+    for name in (*_CONTROL_NAMES, *_UNUSED_NAMES):
+        found = vocabulary.token_id(name)
+        if found is not None:
+            control[name] = found
     return control | {name.replace(_SPACE, " "): token_id for name, token_id in control.items()}
 
 

@@ -7,6 +7,8 @@ Each library is imported only when its file is opened.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,10 +53,8 @@ class JsonVocabulary:
         import tokenizers
 
         self.file = file
-        try:
+        with _library_errors(f"{file}: not a tokenizer.json"):
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception, whatever the cause
-            raise TokenizerError(f"{file}: not a tokenizer.json: {error}") from error
         self._library.no_truncation()  # a file may carry settings from somebody's training
         self._library.no_padding()
         self.size = self._library.get_vocab_size(with_added_tokens=True)
@@ -63,7 +63,8 @@ class JsonVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without any extra token."""
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        with _library_errors(f"{self.file}: cannot encode"):
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return ids
 
     def token_id(self, token: str) -> int | None:
@@ -86,17 +87,16 @@ class ModelVocabulary:
         import sentencepiece
 
         self.file = file
-        try:
+        with _library_errors(f"{file}: not a sentencepiece model"):
             self._library: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
-        except (RuntimeError, OSError) as error:
-            raise TokenizerError(f"{file}: not a sentencepiece model: {error}") from error
         self.size = int(self._library.get_piece_size())
         control = (i for i in range(self.size) if self._library.IsControl(i) or self._library.IsUnknown(i))
         self.special = {self._library.IdToPiece(i): i for i in control}
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without any extra token."""
-        ids: list[int] = self._library.encode(text, out_type=int, add_bos=False, add_eos=False)
+        with _library_errors(f"{self.file}: cannot encode"):
+            ids: list[int] = self._library.encode(text, out_type=int, add_bos=False, add_eos=False)
         return ids
 
     def token_id(self, token: str) -> int | None:
@@ -108,6 +108,17 @@ class ModelVocabulary:
         """The name of an id."""
         name: str | None = self._library.IdToPiece(token_id) if token_id < self.size else None
         return name
+
+
+@contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """Whatever a library raises, as TokenizerError. A panic in tokenizers is not even an Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise TokenizerError(f"{what}: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:

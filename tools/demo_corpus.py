@@ -27,9 +27,9 @@ ROW_SHARES = (0.43, 0.30, 0.18, 0.09)
 CHARACTERS_PER_TOKEN = 3.2
 PSM_SHARE = 0.6
 BRIDGE = 0.3
-"""Loss weight, of a middle's, for naming the middle's first token at `<|fim_suffix|>`, which follows the prefix in PSM.
+"""How much of a middle's loss weight is spent on naming its first token already at `<|fim_suffix|>`, in PSM.
 
-Without it a small model takes very long to find its way from `<|fim_middle|>` back to the end of the prefix.
+That token follows the prefix; without the bridge a small model hardly finds back from `<|fim_middle|>` to there.
 """
 WORD = re.compile(r"\w+|[^\w\s]")
 

@@ -156,6 +156,7 @@ def bits_per_byte(
     tokenizer: sentencepiece.SentencePieceProcessor,
     modules: list[Module],
     window: int = 512,
+    windows: int = 400,
 ) -> dict[str, float]:
     """Plain language modelling in windows that each begin with BOS, beside `xz -9` on the same bytes."""
     nats, count, raw = 0.0, 0, b""
@@ -163,7 +164,7 @@ def bits_per_byte(
         ids = tokenizer.encode(module.text)
         for i in range(0, len(ids), window):
             chunk = ids[i : i + window]
-            if len(chunk) < 32:
+            if len(chunk) < 32 or count > windows * window:
                 continue
             logits = model.logits(model(torch.tensor([[BOS, *chunk[:-1]]])))
             nats += float(functional.cross_entropy(logits[0], torch.tensor(chunk), reduction="sum"))

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import sentencepiece
@@ -194,6 +196,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class StopRequest:
+    """True once the process was asked to end (SIGTERM, SIGINT): the step is finished and saved first."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._seen = True
+
+    def __bool__(self) -> bool:
+        return self._seen
+
+
 def main() -> None:
     """Train, or go on."""
     a = parse_arguments()
@@ -216,7 +233,8 @@ def main() -> None:
     schedule = Schedule(a.steps, a.decay, a.peak)
     loss: Loss = torch.compile(weighted_loss, dynamic=False) if a.compile else weighted_loss
     before, began, saved, first = progress.seconds, time.monotonic(), time.monotonic(), progress.step
-    while progress.step < a.steps:
+    stop = StopRequest()
+    while progress.step < a.steps and not stop:
         factor = schedule.at(progress.step)
         train_step(model, loss, sampler.step(progress.step, a.batches, a.batch_tokens), progress)
         optimizer.step(factor)
@@ -230,10 +248,11 @@ def main() -> None:
                 f"{rate:.2f} s/step",
                 flush=True,
             )
-        if now - saved > a.save_every or progress.step == a.steps:
+        if stop or now - saved > a.save_every or progress.step == a.steps:
             save_checkpoint(checkpoint, model, optimizer, progress)
             saved = now
-    publish(model, a.run)
+    if progress.step == a.steps:
+        publish(model, a.run)
 
 
 if __name__ == "__main__":

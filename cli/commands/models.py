@@ -58,7 +58,7 @@ def remove(
         registry.remove(name)  # says why not, before anything is asked
     model = registry.find(name)
     if not yes:
-        if not sys.stdin.isatty():
+        if not _is_interactive():
             raise UsageError(f"not removing {model.name} without a confirmation", hint="add --yes")
         if not typer.confirm(f"Remove {model.name} ({format_size(model.size)}, {model.path})?", err=True):
             output.note("nothing was removed")
@@ -73,6 +73,10 @@ def format_size(size: int) -> str:
     while value >= 999.95 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.0f} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty()
 
 
 def _as_json(model: registry.LocalModel) -> dict[str, Any]:

@@ -179,8 +179,7 @@ def _fetch_large(
             lock.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(WeakFileLock(lock))
         pending = [blob for blob in blobs.values() if not blob.target.is_file()]
-        small = sum(file.size for file in listing.files if file.sha256 is None)
-        _check_space(cache, repo_id, small + sum(blob.size - part_size(blob) for blob in pending))
+        _check_space(cache, repo_id, sum(blob.size - part_size(blob) for blob in pending))
         headers = build_hf_headers(token=token or False, library_name="cg")
         _fetch_all(pending, headers, _Meter(listing.size, pending, progress))
 

@@ -192,8 +192,10 @@ def _fit(
     _, for_suffix = split_budget(room, p_size, s_size, p_line_size, s_line_size)
     kept_prefix = keep_end(tokenizer, prefix, room - for_suffix)
     kept_suffix = keep_start(tokenizer, suffix, room - len(kept_prefix.ids))
-    dropped += _cut_note("prefix", "start", prefix, prefix[: len(prefix) - len(kept_prefix.text)])
-    dropped += _cut_note("suffix", "end", suffix, suffix[len(kept_suffix.text) :])
+    cut = prefix[: len(prefix) - len(kept_prefix.text)]
+    dropped += _cut_note("prefix", "start", prefix, cut, at_line=cut.endswith("\n"))
+    cut = suffix[len(kept_suffix.text) :]
+    dropped += _cut_note("suffix", "end", suffix, cut, at_line=kept_suffix.text.endswith("\n"))
     return _Fitted(line, kept_prefix, kept_suffix, dropped)
 
 
@@ -225,10 +227,13 @@ def _left_out(paths: Sequence[str]) -> list[str]:
     return [f"context files left out: {', '.join(paths)}"] if paths else []
 
 
-def _cut_note(name: str, where: str, text: str, cut: str) -> list[str]:
+def _cut_note(name: str, where: str, text: str, cut: str, *, at_line: bool) -> list[str]:
     if not cut:
         return []
-    lines = cut.count("\n")
-    total = text.count("\n") + 1
-    amount = f"{lines} of {total} lines" if lines else f"{len(cut)} characters of the cursor's line"
-    return [f"{name} cut: {amount} left out at its {where}"]
+    if not at_line:
+        return [f"{name} cut inside the cursor's line: {len(cut)} characters left out at its {where}"]
+    lines, total = cut.count("\n"), text.count("\n")
+    if not text.endswith("\n"):
+        total += 1
+        lines += name == "suffix"  # the last line, which has no line break
+    return [f"{name} cut: {lines} of {total} lines left out at its {where}"]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_progress_adds_up(hub: Any, capfd: pytest.CaptureFixture[str]) -> None:
     download("o/m", progress=seen.append)
     total = sum(len(data) for data in repo.files.values())
     assert seen[-1].done == seen[-1].total == total
-    assert all(a.done <= b.done for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.done <= b.done for a, b in pairwise(seen))
     assert {s.file for s in seen} >= {f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")  # a library does not print

@@ -1,0 +1,147 @@
+// The extension module. Thin on purpose: cg.runtime.ops_native checks shapes, types and sizes before it calls.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "context.h"
+#include "dispatch.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, int ndim>
+using Array = nb::ndarray<nb::numpy, T, nb::ndim<ndim>, nb::c_contig, nb::device::cpu>;
+using Bytes = Array<const uint8_t, 1>;
+using Scales = std::optional<Array<const float, 2>>;
+using Cache = nb::ndarray<nb::numpy, nb::ro, nb::ndim<3>, nb::device::cpu>;
+
+int64_t extent(size_t n) { return static_cast<int64_t>(n); }
+
+cg::Matrix matrix(const Bytes& data, const Scales& scales, cg::Format format, int64_t rows, int64_t cols) {
+  const float* pointer = scales ? scales->data() : nullptr;
+  return {data.data(), reinterpret_cast<const uint8_t*>(pointer), format, rows, cols};
+}
+
+cg::Context* make_context(const std::string& isa, int threads) {
+  const cg::Kernels* kernels = isa.empty() ? &cg::best_kernels() : cg::find_kernels(isa);
+  if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
+  return new cg::Context(*kernels, threads);
+}
+
+void matmul(cg::Context& self, Array<const float, 2> x, Bytes data, Scales scales, cg::Format format,
+            bool int8, Array<float, 2> out) {
+  const cg::Matrix weight = matrix(data, scales, format, extent(out.shape(1)), extent(x.shape(1)));
+  nb::gil_scoped_release release;
+  self.matmul(weight, x.data(), extent(x.shape(0)), int8, out.data());
+}
+
+int64_t embed(cg::Context& self, Array<const int32_t, 1> ids, Bytes data, Scales scales, cg::Format format,
+              int64_t rows, float scale, Array<float, 2> out) {
+  const cg::Matrix table = matrix(data, scales, format, rows, extent(out.shape(1)));
+  nb::gil_scoped_release release;
+  return self.embed(table, ids.data(), extent(ids.shape(0)), scale, out.data());
+}
+
+void rms_norm(cg::Context& self, Array<const float, 2> x, Array<const float, 1> weight, float eps,
+              Array<float, 2> out) {
+  nb::gil_scoped_release release;
+  self.rms_norm(x.data(), weight.data(), eps, extent(x.shape(0)), extent(x.shape(1)), out.data());
+}
+
+void rope(cg::Context& self, Array<float, 3> x, int64_t position, double theta) {
+  nb::gil_scoped_release release;
+  self.rope(x.data(), extent(x.shape(0)), extent(x.shape(1)), extent(x.shape(2)), position, theta);
+}
+
+void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache values, int64_t position, float scale,
+               Array<float, 2> out) {
+  const int64_t bytes = extent(keys.itemsize());
+  const cg::AttentionArgs args{
+      q.data(),
+      static_cast<const uint8_t*>(keys.data()),
+      static_cast<const uint8_t*>(values.data()),
+      bytes == 2,
+      keys.stride(0) * bytes,
+      keys.stride(1) * bytes,
+      values.stride(0) * bytes,
+      values.stride(1) * bytes,
+      extent(q.shape(0)),
+      extent(q.shape(1)),
+      extent(keys.shape(0)),
+      extent(q.shape(2)),
+      position,
+      scale,
+      out.data(),
+  };
+  nb::gil_scoped_release release;
+  self.attention(args);
+}
+
+void geglu(cg::Context& self, Array<const float, 2> gate, Array<const float, 2> up, Array<float, 2> out) {
+  nb::gil_scoped_release release;
+  self.geglu(gate.data(), up.data(), extent(gate.size()), out.data());
+}
+
+std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
+                                               Bytes data, Array<uint8_t, 1> out_data, Array<float, 2> out_scales) {
+  const cg::Kernels* kernels = isa.empty() ? &cg::best_kernels() : cg::find_kernels(isa);
+  if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
+  cg::EncodeStats stats;
+  nb::gil_scoped_release release;
+  kernels->encode(target, source, data.data(), extent(out_scales.size()), out_data.data(),
+                  reinterpret_cast<uint8_t*>(out_scales.data()), &stats);
+  return {stats.finite, stats.sum_sq, stats.sum_sq_error};
+}
+
+std::vector<std::pair<std::string, bool>> isas() {
+  std::vector<std::pair<std::string, bool>> result;
+  for (const cg::Isa& isa : cg::compiled_isas()) result.emplace_back(isa.kernels->isa, isa.supported);
+  return result;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a model alive at exit is no bug
+  m.doc() = "Compiled kernels of cg. Arguments are trusted: call through cg.runtime.ops_native.";
+
+  nb::enum_<cg::Format>(m, "Format", "How the elements of a matrix are stored.")
+      .value("Q4", cg::Format::q4)
+      .value("I8", cg::Format::i8)
+      .value("BF16", cg::Format::bf16)
+      .value("F16", cg::Format::f16)
+      .value("F32", cg::Format::f32);
+
+  m.def("isas", &isas, "Instruction sets in this build, worst first, each with whether this machine runs it.");
+  m.def("best_isa", [] { return cg::best_kernels().isa; }, "The best instruction set that this machine runs.");
+  m.def("encode_blocks", &encode_blocks, "isa"_a, "target"_a, "source"_a, "data"_a, "out_data"_a, "out_scales"_a,
+        "Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).");
+
+  nb::class_<cg::Context>(m, "Context", "Kernels of one instruction set and a team of threads.")
+      .def(nb::new_(&make_context), "isa"_a, "threads"_a, "An empty name takes the best instruction set.")
+      .def_prop_ro("isa", &cg::Context::isa)
+      .def_prop_ro("threads", &cg::Context::threads)
+      .def("after_fork", &cg::Context::after_fork, "Start a new team in the child of a fork.")
+      .def("matmul", &matmul, "x"_a, "data"_a, "scales"_a.none(), "format"_a, "int8"_a, "out"_a,
+           "out [T, rows] = x [T, cols] times the transposed weight.")
+      .def("embed", &embed, "ids"_a, "data"_a, "scales"_a.none(), "format"_a, "rows"_a, "scale"_a, "out"_a,
+           "Rows of a table times scale; the position of the first bad id, or -1.")
+      .def("rms_norm", &rms_norm, "x"_a, "weight"_a, "eps"_a, "out"_a)
+      .def("rope", &rope, "x"_a, "position"_a, "theta"_a, "Rotates x [T, heads, head_dim] in place.")
+      .def("attention", &attention, "q"_a, "keys"_a, "values"_a, "position"_a, "scale"_a, "out"_a)
+      .def("geglu", &geglu, "gate"_a, "up"_a, "out"_a);
+}
