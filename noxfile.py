@@ -80,4 +80,4 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Speed of the bundled model here and now; says nothing about another machine."""
-    session.run("cg", "bench", "--model", "demo", *session.posargs)
+    session.run("cg", "bench", "demo", *session.posargs)

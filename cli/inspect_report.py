@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "backend": next(b.name for b in backends if b.available),
         "isa": ops_native.active_isa() if native else None,
-        "supported_isas": list(ops_native.supported_isas()) if native else [],
+        "isas": [{"name": n, "supported": s} for n, s in ops_native.supported_isas()],
         "backends": [asdict(b) for b in backends],
     }
 
@@ -148,9 +148,8 @@ def machine_lines(machine: Mapping[str, Any]) -> list[str]:
         mark = "*" if b["name"] == machine["backend"] else " "
         lines.append(f"{mark} {b['name']:<7} {'yes' if b['available'] else 'no ':<3}  {b['reason']}")
     if machine["isa"]:
-        lines.append(
-            f"instruction set {machine['isa']}; this machine can use {', '.join(machine['supported_isas'])}"
-        )
+        usable = ", ".join(i["name"] for i in machine["isas"] if i["supported"])
+        lines.append(f"instruction set {machine['isa']}; this build offers {usable} here")
     return lines
 
 

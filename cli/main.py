@@ -61,17 +61,25 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        output.emit(f"cg {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 @_guarded
 def _global_options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress bars.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More about what happens.")] = False,
 ) -> None:
-    if version:
-        output.emit(f"cg {__version__}")
-        raise typer.Exit
     output.set_verbosity(quiet=quiet, verbose=verbose)
     context.default_map = settings.default_map(context.command.commands)  # type: ignore[attr-defined]
 

@@ -43,8 +43,9 @@ def conclusion(figures: Figures) -> str:
 def circumstances(result: Verification) -> str:
     """On what and how the figures were measured."""
     backend = f"{result.backend} {result.isa}" if result.backend == "native" else result.isa
+    read = result.chunks * result.context
     return (
-        f"{result.figures.tokens:,} tokens scored in {result.chunks} chunks of {result.context}, text: {result.text}; "
+        f"{result.figures.tokens:,} tokens scored of {read:,} in chunks of {result.context}, from {result.text}; "
         f"{backend}, {result.threads} threads, {result.activations} activations, {result.seconds:.1f} s"
     )
 

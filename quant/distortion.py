@@ -10,7 +10,7 @@ __all__ = ["Distortion"]
 
 @dataclass(frozen=True, slots=True)
 class Distortion:
-    """Sums over a tensor's elements, from which relative error and signal-to-noise ratio follow."""
+    """Sums over a tensor's finite blocks, from which relative error and signal-to-noise ratio follow."""
 
     sum_sq: float = 0.0
     """Sum of the squared source elements."""
@@ -22,15 +22,13 @@ class Distortion:
 
     @property
     def relative_error(self) -> float | None:
-        """Root of (squared error / squared source); None if the source has NaN or infinity in it."""
-        if not math.isfinite(self.sum_sq) or not math.isfinite(self.sum_sq_error):
-            return None
+        """Root of (squared error / squared source); None if the source is all zero but the result is not."""
         if self.sum_sq == 0.0:
             return 0.0 if self.sum_sq_error == 0.0 else None
         return math.sqrt(self.sum_sq_error / self.sum_sq)
 
     @property
     def snr_db(self) -> float | None:
-        """Signal-to-noise ratio in decibels; None without noise, or with NaN or infinity."""
+        """Signal-to-noise ratio in decibels; None without noise."""
         relative = self.relative_error
         return -20 * math.log10(relative) if relative else None

@@ -25,7 +25,7 @@ from cg.runtime.tensor import Floats
 
 __all__ = ["Estimate", "Figures", "TokenScores", "score_tokens", "summarize"]
 
-Doubles = NDArray[np.float64]
+_Doubles = NDArray[np.float64]
 
 _SLAB_BYTES = 16 << 20  # a float64 copy of the logits worked on at a time: 8 rows of 256,000
 
@@ -42,9 +42,9 @@ class Estimate:
 class TokenScores:
     """What is kept of every scored token; all arrays ``[n]``."""
 
-    nll_original: Doubles
-    nll_quantized: Doubles
-    kld: Doubles
+    nll_original: _Doubles
+    nll_quantized: _Doubles
+    kld: _Doubles
     same_top: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ def _score(original: Floats, quantized: Floats, targets: Ids) -> TokenScores:
     return TokenScores(nll_original, nll_quantized, q.sum(axis=1), same_top)
 
 
-def _log_softmax(logits: Floats, which: str) -> Doubles:
+def _log_softmax(logits: Floats, which: str) -> _Doubles:
     if not np.isfinite(logits).all():
         raise NonFiniteError(
             f"the {which} model's output holds NaN or infinity",
@@ -144,7 +144,7 @@ def _log_softmax(logits: Floats, which: str) -> Doubles:
     return shifted
 
 
-def _mean(values: Doubles) -> Estimate:
+def _mean(values: _Doubles) -> Estimate:
     return Estimate(float(np.mean(values)), math.sqrt(float(np.var(values)) / (len(values) - 1)))
 
 

@@ -7,7 +7,6 @@ order, so the bytes do not depend on the number of threads. One more thread hash
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 from cg.quant.distortion import Distortion
 from cg.quant.plan import PlannedTensor, QuantizeOptions
 from cg.quant.schemes import Encoded, encode
+from cg.runtime.cores import physical_cores
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.errors import NonFiniteError
 from cg.runtime.formats.jlama import SCALES_SUFFIX
@@ -138,9 +138,5 @@ def _non_finite(source: Tensor, start: int, stop: int) -> NonFiniteError:
 
 
 def thread_count(options: QuantizeOptions) -> int:
-    """Threads that encode: as asked, else as many as this process may use processors."""
-    if options.threads:
-        return options.threads
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Threads that encode: as asked, else one per physical core."""
+    return options.threads or physical_cores()

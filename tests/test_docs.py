@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def _blocks(page: Path) -> list[Block]:
     source = page.read_text("utf-8")
     found = list(_FENCE.finditer(source))
     blocks = []
-    for match, after in zip(found, [*found[1:], None], strict=True):
+    for match, after in zip_longest(found, found[1:]):
         shows = after and after["language"] == "text" and not source[match.end() : after.start()].strip()
         text = re.sub(f"^{match['indent']}", "", match["text"], flags=re.M)
         line = source.count("\n", 0, match.start()) + 1

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +29,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantized(original: Path) -> Iterator[tuple[Path, dict[str, int]]]:
+def quantized(original: Path) -> tuple[Path, dict[str, int]]:
     out = original.parent / "2b-shaped-q4"
     _, peak = cg("quantize", str(original), str(out), "--json")
-    yield out, peak
+    return out, peak
 
 
 def cg(*arguments: str) -> tuple[str, dict[str, int]]:

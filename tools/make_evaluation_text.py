@@ -15,7 +15,7 @@ import sysconfig
 from pathlib import Path
 
 MODULES = (
-    "heapq.py", "argparse.py", "fractions.py", "configparser.py", "textwrap.py", "functools.py",
+    "fractions.py", "argparse.py", "heapq.py", "configparser.py", "textwrap.py", "functools.py",
     "shlex.py", "statistics.py", "graphlib.py", "csv.py", "asyncio/events.py", "queue.py",
 )  # fmt: skip
 ROUNDS = 3

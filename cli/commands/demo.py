@@ -89,7 +89,8 @@ def _quantize(original: Path, quantized: Path) -> None:
     output.emit(
         f"1. Quantize a bundled Gemma of {t.parameters / 1e6:.1f} million parameters to Jlama's Q4 blocks\n"
         f"   {t.source_bytes / 1e6:.1f} MB -> {t.bytes / 1e6:.1f} MB, "
-        f"{t.source_bits_per_weight:.0f} -> {t.bits_per_weight:.2f} bits per weight, in {result.seconds:.2f} s\n"
+        f"{t.source_bits_per_weight:.0f} -> {t.bits_per_weight:.2f} bits per weight, "
+        f"in {result.seconds:.2f} s\n"
     )
 
 

@@ -22,7 +22,7 @@ def models(context: typer.Context, json: JsonOption = False) -> None:
     """List the models on this machine, or remove one.
 
     Listed are the bundled model, the models that cg quantized, and the Gemma models in the Hugging Face
-    cache. The name is what every other command takes.
+    cache. The name is what every other command takes; --json and cg -v models show the folders too.
 
     \b
     Examples:
@@ -36,8 +36,10 @@ def models(context: typer.Context, json: JsonOption = False) -> None:
     if json:
         output.emit_json([_as_json(model) for model in found])
         return
-    rows = [[m.name, m.kind, m.type, format_size(m.size), m.origin, str(m.path)] for m in found]
-    output.table("", ["name", "kind", "type", "size", "origin", "folder"], rows)
+    rows = [[m.name, m.kind, m.type, format_size(m.size), m.origin] for m in found]
+    output.table("", ["name", "kind", "type", "size", "origin"], rows)
+    for model in found:
+        output.detail(f"{model.name}: {model.path}")
 
 
 @app.command("rm")
@@ -60,7 +62,9 @@ def remove(
     if not yes:
         if not _is_interactive():
             raise UsageError(f"not removing {model.name} without a confirmation", hint="add --yes")
-        if not typer.confirm(f"Remove {model.name} ({format_size(model.size)}, {model.path})?", err=True):
+        sys.stderr.write(f"Remove {model.name} ({format_size(model.size)}, {model.path})? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.note("nothing was removed")
             return
     freed = registry.remove(name)

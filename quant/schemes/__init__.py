@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cg.quant.schemes import i8, q4
 from cg.quant.schemes.blocks import as_blocks
+from cg.runtime import ops_native
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
@@ -30,15 +31,13 @@ class Encoded:
     finite: bool
     """Whether every source element was finite."""
     sum_sq: float
-    """Sum of the squared source elements."""
+    """Sum of the squared source elements; blocks with NaN or infinity in them are left out."""
     sum_sq_error: float
-    """Sum of the squared differences between the source and what the blocks mean."""
+    """Sum of the squared differences between the source and what the blocks mean, likewise."""
 
 
 def native_problem() -> str | None:
     """Why the compiled encoder cannot be used; None if it can."""
-    from cg.runtime import ops_native
-
     return ops_native.import_problem()
 
 
@@ -51,8 +50,6 @@ def encode(tensor: Tensor, dtype: DType, start: int = 0, stop: int | None = None
 
 def encode_native(tensor: Tensor, dtype: DType, start: int = 0, stop: int | None = None) -> Encoded:
     """The compiled encoder; it runs without Python's lock."""
-    from cg.runtime import ops_native
-
     stop = tensor.rows if stop is None else stop
     rows, cols = stop - start, tensor.cols
     row_bytes = cols * tensor.dtype.bits // 8
@@ -73,13 +70,13 @@ def encode_reference(tensor: Tensor, dtype: DType, start: int = 0, stop: int | N
     data, scales = (q4 if dtype is DType.Q4 else i8).encode(blocks)
     shaped = scales.reshape(stop - start, tensor.cols // BLOCK_SIZE)
     encoded = Tensor(tensor.name, dtype, (stop - start, tensor.cols), data.reshape(-1), shaped)
-    with np.errstate(all="ignore"):  # non-finite sources make non-finite sums
-        source = blocks.astype(np.float64)
-        error = source - encoded.dequantize().reshape(blocks.shape)
-        return Encoded(
-            encoded.data,
-            shaped,
-            bool(np.isfinite(blocks).all()),
-            float(np.vdot(source, source)),
-            float(np.vdot(error, error)),
-        )
+    finite = np.isfinite(blocks).all(axis=1)
+    source = blocks[finite].astype(np.float64)
+    error = source - encoded.dequantize().reshape(blocks.shape)[finite]
+    return Encoded(
+        encoded.data,
+        shaped,
+        bool(finite.all()),
+        float(np.vdot(source, source)),
+        float(np.vdot(error, error)),
+    )

@@ -29,6 +29,7 @@ from cg.runtime.hub import hf_cache, registry
 from cg.runtime.hub.hub_errors import Attempt, translate
 from cg.runtime.hub.listing import Listing, list_files
 from cg.runtime.hub.model_folder import missing_files
+from cg.runtime.hub.patience import ask
 from cg.runtime.hub.transfer import Blob, fetch_blob, part_size
 
 __all__ = ["DownloadProgress", "ProgressCallback", "download"]
@@ -152,14 +153,16 @@ def _fetch(
 
     listing = list_files(model, endpoint, token)
     _fetch_large(model.repo_id, listing, endpoint, token, progress)
-    folder = snapshot_download(
-        model.repo_id,
-        revision=model.revision,
-        cache_dir=hf_cache.hub_cache(),
-        endpoint=endpoint,
-        token=token or False,
-        allow_patterns=[file.name for file in listing.files],
-        library_name="cg",
+    folder = ask(
+        lambda: snapshot_download(
+            model.repo_id,
+            revision=model.revision,
+            cache_dir=hf_cache.hub_cache(),
+            endpoint=endpoint,
+            token=token or False,
+            allow_patterns=[file.name for file in listing.files],
+            library_name="cg",
+        )
     )
     return Path(folder)
 

@@ -62,15 +62,23 @@ class Attempt:
         return f"{self.endpoint}/{self.repo_id}"
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later."""
-    return _status(error) in _TRANSIENT_STATUS or bool(_class_names(error) & _TRANSIENT)
+def is_transient(error: BaseException, *, answered: bool = False) -> bool:
+    """Whether the same request may succeed a moment later; if ``answered``, only if the server says so."""
+    for link in _chain(error):
+        if (status := _status(link)) is not None:
+            return status in _TRANSIENT_STATUS
+        if not answered and _class_names(link) & _TRANSIENT:
+            return True
+    return False
 
 
 def retry_after(error: BaseException) -> float | None:
     """Seconds that the server asks to wait, if it says so."""
-    value = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    for link in _chain(error):
+        value = getattr(getattr(link, "response", None), "headers", {}).get("Retry-After", "")
+        if value.isdigit():
+            return float(value)
+    return None
 
 
 def translate(error: BaseException, attempt: Attempt) -> CgError:

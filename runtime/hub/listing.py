@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cg.runtime.errors import HubError, ModelNotFoundError
-from cg.runtime.hub.hub_errors import is_transient, retry_after
+from cg.runtime.hub.patience import ask
 from cg.runtime.hub.registry import HubModel
-from cg.runtime.hub.transfer import BACKOFF
 
 __all__ = ["Listing", "RemoteFile", "list_files", "select"]
 
 _TIMEOUT = 20.0  # seconds
-_LONGEST_WAIT = 30.0  # seconds; a Hub that asks for more gets an error message instead
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INDEX = "model.safetensors.index.json"
@@ -62,18 +59,9 @@ def list_files(model: HubModel, endpoint: str, token: str | None) -> Listing:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint, token=token or False, library_name="cg")
-    for pause in (*BACKOFF[:3], None):
-        try:
-            info = api.model_info(
-                model.repo_id, revision=model.revision, files_metadata=True, timeout=_TIMEOUT
-            )
-            break
-        except Exception as error:
-            wait = retry_after(error) or pause
-            busy = is_transient(error) and hasattr(error, "response")
-            if pause is None or wait is None or wait > _LONGEST_WAIT or not busy:
-                raise
-            time.sleep(wait)
+    info = ask(
+        lambda: api.model_info(model.repo_id, revision=model.revision, files_metadata=True, timeout=_TIMEOUT)
+    )
     files = {file.rfilename: file for file in info.siblings or ()}
     listing = Listing(
         info.sha or "",

@@ -155,8 +155,10 @@ def list_models(*, incomplete: bool = False) -> list[LocalModel]:
 
 def find(name: str) -> LocalModel:
     """The entry of :func:`list_models` with this name, Hub id or alias, complete or not."""
+    if _looks_like_path(name):
+        raise UsageError(f"{name} is a path, not a model's name", hint="cg models lists the names")
     models = list_models(incomplete=True)
-    wanted = None if _looks_like_path(name) else hub_model(name)
+    wanted = hub_model(name)
     for model in models:
         if name == model.name or (wanted is not None and model.name == _display_name(wanted)):
             return model
@@ -181,8 +183,6 @@ def remove(name: str) -> int:
     """
     if name == DEMO:
         raise UsageError("the bundled model is part of cg and cannot be removed")
-    if _looks_like_path(name):
-        raise UsageError(f"{name} is a path, not a model's name", hint="cg models lists the names")
     model = find(name)
     try:
         if model.origin == "hub" and model.repo_id is not None:

@@ -18,11 +18,11 @@ from threading import Event
 from typing import Any
 
 from cg.runtime.errors import NetworkError
+from cg.runtime.hub import patience
 from cg.runtime.hub.hub_errors import is_transient, retry_after
 
-__all__ = ["BACKOFF", "Blob", "TransferStopped", "fetch_blob", "part_size"]
+__all__ = ["Blob", "TransferStopped", "fetch_blob", "part_size"]
 
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before each new attempt; counted anew after every received byte
 _TIMEOUT = 20.0  # seconds without a byte
 _LONGEST_WAIT = 60.0  # seconds, whatever Retry-After asks for
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -60,7 +60,7 @@ def part_size(blob: Blob) -> int:
 def fetch_blob(blob: Blob, headers: dict[str, str], report: Callable[[int], None], stop: Event) -> None:
     """Fetch a blob, continuing what is there; ``report`` is called with the bytes that are there so far.
 
-    Raises the client's exception when an error is final or lasts longer than :data:`BACKOFF`, NetworkError
+    Raises the client's exception when an error is final or lasts longer than :data:`patience.BACKOFF`, NetworkError
     when what arrived is not the file that the Hub lists, TransferStopped when ``stop`` is set.
     """
     blob.part.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class _Part:
 def _receive(
     blob: Blob, part: _Part, headers: dict[str, str], report: Callable[[int], None], stop: Event
 ) -> None:
-    """Requests until the part is as large as the blob; gives up after a whole BACKOFF without a new byte."""
+    """Requests until the part is as large as the blob; gives up after as many failures without a new byte as there are pauses."""
     failures = 0
     while part.size < blob.size:
         before = part.size
@@ -139,9 +139,9 @@ def _receive(
         if part.size >= blob.size:
             return
         failures = 1 if part.size > before else failures + 1
-        if failures > len(BACKOFF):
+        if failures > len(patience.BACKOFF):
             raise error
-        if stop.wait(BACKOFF[failures - 1] if wait is None else min(wait, _LONGEST_WAIT)):
+        if stop.wait(patience.BACKOFF[failures - 1] if wait is None else min(wait, _LONGEST_WAIT)):
             raise TransferStopped
 
 

@@ -1,4 +1,5 @@
-// The extension module. Thin on purpose: cg.runtime.ops_native checks shapes, types and sizes before it calls.
+// The extension module. Thin on purpose: cg.runtime.ops_native checks shapes, types and sizes before it
+// calls.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -25,6 +26,8 @@ namespace {
 
 template <class T, int ndim>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<ndim>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Floats = nb::ndarray<nb::numpy, T, nb::c_contig, nb::device::cpu>;
 using Bytes = Array<const uint8_t, 1>;
 using Scales = std::optional<Array<const float, 2>>;
 using Cache = nb::ndarray<nb::numpy, nb::ro, nb::ndim<3>, nb::device::cpu>;
@@ -67,8 +70,8 @@ void rope(cg::Context& self, Array<float, 3> x, int64_t position, double theta) 
   self.rope(x.data(), extent(x.shape(0)), extent(x.shape(1)), extent(x.shape(2)), position, theta);
 }
 
-void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache values, int64_t position, float scale,
-               Array<float, 2> out) {
+void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache values, int64_t position,
+               float scale, Array<float, 2> out) {
   const int64_t bytes = extent(keys.itemsize());
   const cg::AttentionArgs args{
       q.data(),
@@ -91,13 +94,14 @@ void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache val
   self.attention(args);
 }
 
-void geglu(cg::Context& self, Array<const float, 2> gate, Array<const float, 2> up, Array<float, 2> out) {
+void geglu(cg::Context& self, Floats<const float> gate, Floats<const float> up, Floats<float> out) {
   nb::gil_scoped_release release;
   self.geglu(gate.data(), up.data(), extent(gate.size()), out.data());
 }
 
 std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
-                                               Bytes data, Array<uint8_t, 1> out_data, Array<float, 2> out_scales) {
+                                               Bytes data, Array<uint8_t, 1> out_data,
+                                               Array<float, 2> out_scales) {
   const cg::Kernels* kernels = isa.empty() ? &cg::best_kernels() : cg::find_kernels(isa);
   if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
   cg::EncodeStats stats;
@@ -126,9 +130,12 @@ NB_MODULE(_native, m) {
       .value("F16", cg::Format::f16)
       .value("F32", cg::Format::f32);
 
-  m.def("isas", &isas, "Instruction sets in this build, worst first, each with whether this machine runs it.");
-  m.def("best_isa", [] { return cg::best_kernels().isa; }, "The best instruction set that this machine runs.");
-  m.def("encode_blocks", &encode_blocks, "isa"_a, "target"_a, "source"_a, "data"_a, "out_data"_a, "out_scales"_a,
+  m.def("isas", &isas,
+        "Instruction sets in this build, worst first, each with whether this machine runs it.");
+  m.def(
+      "best_isa", [] { return cg::best_kernels().isa; }, "The best instruction set that this machine runs.");
+  m.def("encode_blocks", &encode_blocks, "isa"_a, "target"_a, "source"_a, "data"_a.noconvert(),
+        "out_data"_a.noconvert(), "out_scales"_a.noconvert(),
         "Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).");
 
   nb::class_<cg::Context>(m, "Context", "Kernels of one instruction set and a team of threads.")
@@ -136,12 +143,16 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &cg::Context::isa)
       .def_prop_ro("threads", &cg::Context::threads)
       .def("after_fork", &cg::Context::after_fork, "Start a new team in the child of a fork.")
-      .def("matmul", &matmul, "x"_a, "data"_a, "scales"_a.none(), "format"_a, "int8"_a, "out"_a,
+      .def("matmul", &matmul, "x"_a.noconvert(), "data"_a.noconvert(), "scales"_a.noconvert().none(),
+           "format"_a, "int8"_a, "out"_a.noconvert(),
            "out [T, rows] = x [T, cols] times the transposed weight.")
-      .def("embed", &embed, "ids"_a, "data"_a, "scales"_a.none(), "format"_a, "rows"_a, "scale"_a, "out"_a,
+      .def("embed", &embed, "ids"_a.noconvert(), "data"_a.noconvert(), "scales"_a.noconvert().none(),
+           "format"_a, "rows"_a, "scale"_a, "out"_a.noconvert(),
            "Rows of a table times scale; the position of the first bad id, or -1.")
-      .def("rms_norm", &rms_norm, "x"_a, "weight"_a, "eps"_a, "out"_a)
-      .def("rope", &rope, "x"_a, "position"_a, "theta"_a, "Rotates x [T, heads, head_dim] in place.")
-      .def("attention", &attention, "q"_a, "keys"_a, "values"_a, "position"_a, "scale"_a, "out"_a)
-      .def("geglu", &geglu, "gate"_a, "up"_a, "out"_a);
+      .def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "out"_a.noconvert())
+      .def("rope", &rope, "x"_a.noconvert(), "position"_a, "theta"_a,
+           "Rotates x [T, heads, head_dim] in place.")
+      .def("attention", &attention, "q"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
+           "position"_a, "scale"_a, "out"_a.noconvert())
+      .def("geglu", &geglu, "gate"_a.noconvert(), "up"_a.noconvert(), "out"_a.noconvert());
 }

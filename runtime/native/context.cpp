@@ -96,7 +96,8 @@ int64_t Context::embed(const Matrix& table, const int32_t* ids, int64_t tokens, 
   return -1;
 }
 
-void Context::rms_norm(const float* x, const float* weight, float eps, int64_t tokens, int64_t n, float* out) {
+void Context::rms_norm(const float* x, const float* weight, float eps, int64_t tokens, int64_t n,
+                       float* out) {
   std::lock_guard<std::mutex> lock(team_->mutex);
   team_->split(tokens, 1, tokens * n, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
@@ -106,7 +107,8 @@ void Context::rms_norm(const float* x, const float* weight, float eps, int64_t t
   });
 }
 
-void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position, double theta) {
+void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position,
+                   double theta) {
   std::lock_guard<std::mutex> lock(team_->mutex);
   Team& team = *team_;
   const int64_t half = head_dim / 2, per_token = 2 * half;
@@ -148,7 +150,8 @@ void Context::attention(const AttentionArgs& args) {
   float* scores = team_->scores.get<float>(team_->pool.threads() * kQueryTile * depth);
   auto one = [&](int64_t i, int thread) {
     const int64_t first = i % tiles * tile;
-    kernels_.attention(args, i / tiles, first, std::min(tile, rows - first), scores + thread * kQueryTile * depth);
+    kernels_.attention(args, i / tiles, first, std::min(tile, rows - first),
+                       scores + thread * kQueryTile * depth);
   };
   if (work < kSmallWork) {
     for (int64_t i = 0; i < args.kv_heads * tiles; i++) one(i, 0);

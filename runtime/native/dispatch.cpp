@@ -64,7 +64,8 @@ struct X86 {
     constexpr uint32_t avx2_bit = 1u << 5;
     avx2 = (saved & 0x6) == 0x6 && has(extended.ebx, avx2_bit);
     constexpr uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
-    avx512vnni = avx2 && (saved & 0xe6) == 0xe6 && has(extended.ebx, f | dq | bw | vl) && has(extended.ecx, vnni);
+    avx512vnni =
+        avx2 && (saved & 0xe6) == 0xe6 && has(extended.ebx, f | dq | bw | vl) && has(extended.ecx, vnni);
   }
 };
 

@@ -25,7 +25,9 @@ class ThreadPool {
   // are done. f must not throw. One caller at a time; not from within f.
   template <class F>
   void for_each(int64_t count, F& f) {
-    run(count, [](void* context, int64_t index, int thread) { (*static_cast<F*>(context))(index, thread); }, &f);
+    run(
+        count, [](void* context, int64_t index, int thread) { (*static_cast<F*>(context))(index, thread); },
+        &f);
   }
 
  private:

@@ -20,6 +20,8 @@ from cg.runtime.hub import hf_cache, registry
 
 
 def _load_hub_server() -> ModuleType:
+    if "hub_server" in sys.modules:
+        return sys.modules["hub_server"]
     path = Path(__file__).parents[1] / "runtime" / "hub" / "hub_server.py"
     spec = importlib.util.spec_from_file_location("hub_server", path)
     assert spec is not None

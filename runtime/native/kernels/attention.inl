@@ -92,8 +92,8 @@ CG_INLINE float soften(float* scores, int64_t n) {
 
 // Adds entries [begin, end), weighted, to the outputs of R rows.
 template <class Cache, int R>
-CG_INLINE void mix(const QueryRow* rows, const uint8_t* values, int64_t stride, int64_t head_dim, int64_t begin,
-                   int64_t end) {
+CG_INLINE void mix(const QueryRow* rows, const uint8_t* values, int64_t stride, int64_t head_dim,
+                   int64_t begin, int64_t end) {
   constexpr int64_t kPiece = 64;  // entries that stay in the cache while the head's dimensions pass
   for (int64_t piece = begin; piece < end; piece += kPiece) {
     const int64_t stop = piece + kPiece < end ? piece + kPiece : end;

@@ -1,4 +1,5 @@
-// What one instruction set offers to the dispatcher. No standard C++ headers: every kernel file includes this.
+// What one instruction set offers to the dispatcher. No standard C++ headers: every kernel file includes
+// this.
 #pragma once
 
 #include <stddef.h>
@@ -58,7 +59,8 @@ struct ProductArgs {
   float* y;
 };
 
-// Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its neighbours.
+// Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its
+// neighbours.
 using Product = void (*)(const ProductArgs& args, int64_t begin, int64_t end);
 
 struct Products {
@@ -91,21 +93,23 @@ struct Kernels {
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];
   // One token's `cols` floats to row `token` of `out`, laid out for weights of `format`.
-  void (*quantize_token)(Format format, const float* x, int64_t cols, const QuantizedTokens& out, int64_t token);
+  void (*quantize_token)(Format format, const float* x, int64_t cols, const QuantizedTokens& out,
+                         int64_t token);
   // One row of a matrix, dequantized, times `scale`.
   void (*embed)(const Matrix& table, int64_t row, float scale, float* out);
   // The two halves of a norm; the root between them is the caller's.
   float (*sum_of_squares)(const float* x, int64_t n);
-  void (*weigh)(const float* x, const float* weight, float factor, int64_t n, float* out);  // x * factor * weight
+  void (*weigh)(const float* x, const float* weight, float factor, int64_t n,
+                float* out);  // x * factor * weight
   // One token [heads, head_dim] in place; cosine and sine are [head_dim / 2].
   void (*rope)(float* x, const float* cosine, const float* sine, int64_t heads, int64_t head_dim);
   void (*geglu)(const float* gate, const float* up, int64_t n, float* out);
-  // Query rows [first, first + count) of one kv head, count <= kQueryTile; row = token * (heads / kv_heads) + head.
-  // `scores` holds kQueryTile * (position + tokens) floats.
+  // Query rows [first, first + count) of one kv head, count <= kQueryTile; row = token * (heads / kv_heads) +
+  // head. `scores` holds kQueryTile * (position + tokens) floats.
   void (*attention)(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, float* scores);
   // `blocks` blocks of a float format to Q4 or I8, bit for bit as Jlama does.
-  void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out, uint8_t* scales,
-                 EncodeStats* stats);
+  void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out,
+                 uint8_t* scales, EncodeStats* stats);
 };
 
 extern const Kernels kernels_portable;

@@ -15,7 +15,8 @@ template <class Row>
 void product_few(const ProductArgs& args, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
     int64_t token = 0;
-    for (; token + kTokenTile <= args.tokens; token += kTokenTile) Row::template run<kTokenTile>(args, row, token);
+    for (; token + kTokenTile <= args.tokens; token += kTokenTile)
+      Row::template run<kTokenTile>(args, row, token);
     for (; token + 2 <= args.tokens; token += 2) Row::template run<2>(args, row, token);
     for (; token < args.tokens; token++) Row::template run<1>(args, row, token);
   }

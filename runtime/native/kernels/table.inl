@@ -18,8 +18,9 @@ namespace cg {
 
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
-    {products_of<F32Row<Format::q4>>(), products_of<F32Row<Format::i8>>(), products_of<F32Row<Format::bf16>>(),
-     products_of<F32Row<Format::f16>>(), products_of<F32Row<Format::f32>>()},
+    {products_of<F32Row<Format::q4>>(), products_of<F32Row<Format::i8>>(),
+     products_of<F32Row<Format::bf16>>(), products_of<F32Row<Format::f16>>(),
+     products_of<F32Row<Format::f32>>()},
     {products_of<Int8Row<Format::q4>>(), products_of<Int8Row<Format::i8>>()},
     quantize_token,
     embed,

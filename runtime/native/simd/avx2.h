@@ -101,10 +101,12 @@ CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
 CG_INLINE F dot(Q4Pair w, const int8_t* x) {
   const __m256i first = load_bytes(x), second = load_bytes(x + 32);
 #if defined(CG_VNNI)
-  return _mm256_cvtepi32_ps(multiply_bytes(multiply_bytes(_mm256_setzero_si256(), w.low, first), w.high, second));
+  return _mm256_cvtepi32_ps(
+      multiply_bytes(multiply_bytes(_mm256_setzero_si256(), w.low, first), w.high, second));
 #else
   // 4 * 15 * 127 fits 16 bits, so the two halves can be added there.
-  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, first), _mm256_maddubs_epi16(w.high, second));
+  const __m256i pairs =
+      _mm256_add_epi16(_mm256_maddubs_epi16(w.low, first), _mm256_maddubs_epi16(w.high, second));
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
 }

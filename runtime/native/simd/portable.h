@@ -141,7 +141,8 @@ CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
   return r;
 }
 
-// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the second.
+// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the
+// second.
 CG_INLINE F dot(Q4Pair w, const int8_t* x) {
   int32_t sums[kLanes] = {};
   for (int i = 0; i < 32; i++) sums[i / 4] += (w.packed[i] & 15) * x[i] + (w.packed[i] >> 4) * x[32 + i];

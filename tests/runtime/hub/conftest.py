@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from cg.runtime.hub import listing, transfer
+from cg.runtime.hub import patience
 
 
 def _load_hub_server() -> ModuleType:
+    if "hub_server" in sys.modules:
+        return sys.modules["hub_server"]
     path = Path(__file__).with_name("hub_server.py")
     spec = importlib.util.spec_from_file_location("hub_server", path)
     assert spec is not None
@@ -35,8 +37,7 @@ def hub(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     # Read by huggingface_hub when it is imported, so the environment comes too late.
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(isolated_home / "huggingface" / "token"))
-    monkeypatch.setattr(transfer, "BACKOFF", (0.0,) * 5)
-    monkeypatch.setattr(listing, "BACKOFF", (0.0,) * 5)
+    monkeypatch.setattr(patience, "BACKOFF", (0.0,) * 5)
     with hub_server.serve() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server

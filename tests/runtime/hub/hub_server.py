@@ -77,7 +77,7 @@ class HubServer:
         self._hub = _server(self, "hub")
         self._store = _server(self, "store")
         self.url = f"http://127.0.0.1:{self._hub.server_port}"
-        self.store_url = f"http://127.0.0.1:{self._store.server_port}"
+        self.store_url = f"http://localhost:{self._store.server_port}"  # another host, as on the real Hub
 
     def add(self, repo_id: str, repo: Repo) -> Repo:
         self.repos[repo_id] = repo

@@ -30,7 +30,7 @@ from cg.runtime.errors import (
     OutputError,
     UsageError,
 )
-from cg.runtime.hub import hf_cache, listing, registry, transfer
+from cg.runtime.hub import hf_cache, listing, patience, registry, transfer
 from cg.runtime.hub.download import DownloadProgress, download
 
 WEIGHTS = "model.safetensors"
@@ -352,7 +352,7 @@ def test_connection_that_breaks_without_any_progress(hub: Any) -> None:
     with pytest.raises(NetworkError, match="broke") as caught:
         download("o/m")
     assert "goes on where it stopped" in str(caught.value.hint)
-    assert len(hub.gets(WEIGHTS, "store")) == 1 + len(transfer.BACKOFF)
+    assert len(hub.gets(WEIGHTS, "store")) == 1 + len(patience.BACKOFF)
     part = hf_cache.repo_folder("o/m") / "blobs" / f"{sha256(hub.repos['o/m'].files[WEIGHTS])}.incomplete"
     assert part.stat().st_size == 250_000
     hub.faults.clear()
@@ -509,9 +509,12 @@ def test_cache_that_cannot_be_written(hub: Any, tmp_path: Path, monkeypatch: pyt
 
 def test_system_without_links(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: the large files lie in the snapshot itself, once."""
-    from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "a required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS_WARNING", True)
     repo = hub.add("o/m", Repo(model_files()))
     folder = download("o/m")
     assert_whole(folder, repo)

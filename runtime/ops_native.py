@@ -1,0 +1,245 @@
+"""The operations as compiled kernels, and the one place that imports the extension.
+
+Everything that the kernels rely on is checked here: they trust their arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cg.runtime.cores import physical_cores
+from cg.runtime.dtypes import BLOCK_SIZE, DType
+from cg.runtime.errors import BackendError, CheckpointError, UsageError
+from cg.runtime.ops import Activations, Ids
+from cg.runtime.tensor import Bytes, Floats, Tensor
+
+__all__ = ["FORCE_ISA", "MAX_THREADS", "NativeOps", "active_isa", "encode_blocks", "import_problem", "supported_isas"]
+
+FORCE_ISA = "CG_FORCE_ISA"
+"""Environment variable that names the instruction set to use instead of the best one."""
+MAX_THREADS = 256
+
+_problem: str | None = None
+try:
+    from cg.runtime import _native
+except ModuleNotFoundError:
+    _problem = "compiled kernels are missing: no C++ compiler was found when cg was installed"
+except ImportError as error:
+    _problem = f"compiled kernels do not load: {error}"
+
+
+def import_problem() -> str | None:
+    """Why the compiled kernels cannot be used, in one line, or None when they can."""
+    return _problem
+
+
+def supported_isas() -> list[tuple[str, bool]]:
+    """Instruction sets in this build, worst first, each with whether this machine runs it."""
+    return [] if _problem else _native.isas()
+
+
+def active_isa() -> str:
+    """The instruction set that new :class:`NativeOps` use: ``CG_FORCE_ISA``, or the best one.
+
+    Raises:
+        BackendError: no compiled kernels, or ``CG_FORCE_ISA`` names a set that is unknown or unsupported.
+    """
+    if _problem:
+        raise BackendError(_problem, hint="install a C++ compiler and reinstall cg, or use another backend")
+    forced = os.environ.get(FORCE_ISA)
+    return _check_isa(forced, f"{FORCE_ISA}={forced}") if forced else _native.best_isa()
+
+
+def _check_isa(isa: str, where: str) -> str:
+    known = dict(supported_isas())
+    if known.get(isa):
+        return isa
+    usable = ", ".join(name for name, supported in known.items() if supported)
+    reason = "this machine does not support it" if isa in known else "this build has no such instruction set"
+    raise BackendError(f"{where}: {reason}", hint=f"use one of {usable}")
+
+
+class NativeOps:
+    """The native backend. Several threads may share one instance; their calls run one after the other."""
+
+    name = "native"
+
+    def __init__(
+        self, *, threads: int | None = None, activations: Activations = "int8", isa: str | None = None
+    ) -> None:
+        """``threads`` defaults to the physical cores, ``isa`` to :func:`active_isa`.
+
+        Raises:
+            BackendError: no compiled kernels, an unusable instruction set, or the system refuses the threads.
+            UsageError: an impossible number of threads, or unknown activations.
+        """
+        best = active_isa()
+        self.isa = best if isa is None else _check_isa(isa, f"instruction set {isa!r}")
+        self.threads = physical_cores() if threads is None else threads
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"{threads} threads: use 1 to {MAX_THREADS}")
+        if activations not in get_args(Activations):
+            raise UsageError(f"unknown activations {activations!r}", hint="use int8 or f32")
+        self.activations: Activations = activations
+        self._int8 = activations == "int8"
+        try:
+            self._context = _native.Context(self.isa, self.threads)
+        except RuntimeError as error:
+            raise BackendError(f"{self.threads} threads could not be started: {error}", hint="use fewer") from error
+        _instances.add(self)
+
+    def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
+        stored, rows, cols = _check_weight(table)
+        out = np.empty((len(ids), cols), np.float32)
+        try:
+            bad = self._context.embed(ids, table.data, table.scales, stored, rows, scale, out)
+        except TypeError as error:
+            raise UsageError("embed: ids must be contiguous int32 [T]") from error
+        if bad >= 0:
+            raise UsageError(f"embed: id {ids[bad]} is not one of the {rows} rows of {table.name}")
+        return out
+
+    def matmul(self, x: Floats, weight: Tensor) -> Floats:
+        stored, rows, cols = _check_weight(weight)
+        if x.ndim != 2 or x.shape[1] != cols:
+            raise UsageError(f"matmul: x is {list(x.shape)}, {weight.name} is {list(weight.shape)}")
+        out = np.empty((x.shape[0], rows), np.float32)
+        try:
+            self._context.matmul(x, weight.data, weight.scales, stored, self._int8, out)
+        except TypeError as error:
+            raise UsageError("matmul: x must be contiguous float32 [T, cols]") from error
+        return out
+
+    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        if x.ndim != 2 or weight.shape != x.shape[1:]:
+            raise UsageError(f"rms_norm: x is {list(x.shape)}, the weight {list(weight.shape)}")
+        out = np.empty_like(x)
+        try:
+            self._context.rms_norm(x, weight, eps, out)
+        except TypeError as error:
+            raise UsageError("rms_norm: x and the weight must be contiguous float32") from error
+        return out
+
+    def rope(self, x: Floats, position: int, theta: float) -> None:
+        if x.ndim != 3 or x.shape[2] % 2:
+            raise UsageError(f"rope: x is {list(x.shape)}, not [T, heads, head_dim] with an even head_dim")
+        try:
+            self._context.rope(x, position, theta)
+        except TypeError as error:
+            raise UsageError("rope: x must be contiguous, writable float32") from error
+
+    def attention(
+        self, q: Floats, keys: NDArray[Any], values: NDArray[Any], position: int, scale: float
+    ) -> Floats:
+        if q.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape:
+            raise UsageError(f"attention: q is {q.shape}, keys {keys.shape}, values {values.shape}")
+        tokens, heads, head_dim = q.shape
+        kv_heads, capacity, key_dim = keys.shape
+        if key_dim != head_dim or kv_heads == 0 or heads % kv_heads:
+            raise UsageError(f"attention: queries {list(q.shape)} do not fit keys {list(keys.shape)}")
+        if position < 0 or position + tokens > capacity:
+            raise UsageError(f"attention: {tokens} tokens at {position} do not fit a cache of {capacity}")
+        if keys.dtype != values.dtype or keys.dtype not in (np.float16, np.float32):
+            raise UsageError(f"attention: keys are {keys.dtype}, values {values.dtype}: use float16 or float32")
+        if not keys.strides[2] == values.strides[2] == keys.itemsize:
+            raise UsageError("attention: the elements of a cache entry must lie next to each other")
+        out = np.empty((tokens, heads * head_dim), np.float32)
+        try:
+            self._context.attention(q, keys, values, position, scale, out)
+        except TypeError as error:
+            raise UsageError("attention: q must be contiguous float32 [T, heads, head_dim]") from error
+        return out
+
+    def geglu(self, gate: Floats, up: Floats) -> Floats:
+        if gate.shape != up.shape:
+            raise UsageError(f"geglu: gate is {list(gate.shape)}, up {list(up.shape)}")
+        out = np.empty_like(gate)
+        try:
+            self._context.geglu(gate, up, out)
+        except TypeError as error:
+            raise UsageError("geglu: gate and up must be contiguous float32") from error
+        return out
+
+
+def encode_blocks(
+    dtype: DType, source_dtype: DType, data: Bytes, rows: int, cols: int, out_data: Bytes, out_scales: Floats
+) -> tuple[bool, float, float]:
+    """Encode ``rows x cols`` floats as Q4 or I8 blocks, bit for bit as Jlama does, on the calling thread.
+
+    ``data`` are their bytes (F32, F16 or BF16, at any address), ``out_data`` the encoded bytes, ``out_scales``
+    float32 ``[rows, cols / 32]``. Releases the GIL: run it on several chunks at once.
+
+    Returns:
+        Whether all elements are finite, the sum of their squares, and the sum of the squared errors; both sums
+        leave out blocks that are not finite.
+
+    Raises:
+        BackendError: as :func:`active_isa`.
+        UsageError: types or sizes that do not fit each other.
+    """
+    if not dtype.is_quantized or not source_dtype.is_float:
+        raise UsageError(f"encode_blocks: cannot encode {source_dtype.value} as {dtype.value}")
+    size = rows * cols
+    if rows < 0 or cols < 0 or cols % BLOCK_SIZE or data.nbytes * 8 != size * source_dtype.bits:
+        raise UsageError(f"encode_blocks: {data.nbytes} bytes are not {rows} x {cols} of {source_dtype.value}")
+    if out_data.nbytes * 8 != size * dtype.bits or out_scales.shape != (rows, cols // BLOCK_SIZE):
+        raise UsageError(f"encode_blocks: the outputs do not fit {rows} x {cols} of {dtype.value}")
+    try:
+        return _native.encode_blocks(
+            active_isa(), _STORED[dtype].format, _STORED[source_dtype].format, data, out_data, out_scales
+        )
+    except TypeError as error:
+        raise UsageError("encode_blocks: data and out_data must be uint8, out_scales float32, contiguous") from error
+
+
+class _Stored(NamedTuple):
+    """What the kernels need to know about a dtype; one look-up, for enums are slow."""
+
+    format: Any
+    bits: int
+    blocked: bool
+
+
+_STORED: dict[DType, _Stored] = {}
+if _problem is None:
+    _STORED = {
+        dtype: _Stored(getattr(_native.Format, dtype.value), dtype.bits, dtype.is_quantized)
+        for dtype in (DType.Q4, DType.I8, DType.BF16, DType.F16, DType.F32)
+    }
+
+
+def _check_weight(weight: Tensor) -> tuple[Any, int, int]:
+    """Format, rows and columns of a weight whose bytes and scales are as many as its shape says."""
+    shape, scales = weight.shape, weight.scales
+    stored = _STORED.get(weight.dtype)
+    if stored is None:
+        raise CheckpointError(f"{weight.name} is stored as {weight.dtype.value}, which cannot be computed with")
+    if len(shape) != 2:
+        raise CheckpointError(f"{weight.name} has shape {list(shape)}: only matrices can be multiplied")
+    rows, cols = shape
+    if weight.data.size * 8 != rows * cols * stored.bits:
+        raise CheckpointError(f"{weight.name}: {weight.data.size} bytes do not make {rows} x {cols} elements")
+    if stored.blocked:
+        if cols % BLOCK_SIZE:
+            raise CheckpointError(f"{weight.name}: {cols} columns are no multiple of {BLOCK_SIZE}")
+        if scales is None or scales.shape != (rows, cols // BLOCK_SIZE):
+            raise CheckpointError(f"{weight.name}: its scales do not have the shape {rows} x {cols // BLOCK_SIZE}")
+    return stored.format, rows, cols
+
+
+_instances: weakref.WeakSet[NativeOps] = weakref.WeakSet()
+
+
+def _restart_threads() -> None:
+    """Only the forking thread lives on in the child; every instance needs new workers."""
+    for ops in _instances:
+        ops._context.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_threads)
