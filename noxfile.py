@@ -26,7 +26,7 @@ def lint(session: nox.Session) -> None:
     sources = [
         str(path)
         for path in sorted(Path("runtime/native").rglob("*"))
-        if path.suffix in {".cpp", ".h", ".hpp", ".inc"}
+        if path.suffix in {".cpp", ".h", ".inl"}
     ]
     session.run("clang-format", "--dry-run", "--Werror", *sources)
     session.run("lint-imports")
@@ -58,7 +58,7 @@ def native(session: nox.Session) -> None:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     session.run(
         "cmake", "-S", "runtime/native", "-B", str(build), *generator,
-        "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", *session.posargs,
+        "-DCG_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release", *session.posargs,
     )  # fmt: skip
     session.run("cmake", "--build", str(build), "--parallel")
     session.run("ctest", "--test-dir", str(build), "--output-on-failure")
@@ -67,7 +67,7 @@ def native(session: nox.Session) -> None:
 @nox.session
 def stubs(session: nox.Session) -> None:
     """What is generated from the code is up to date: the extension's stub, the command-line reference."""
-    session.run("python", "tools/make_native_stub.py", "--check")
+    session.run("python", "tools/make_stub.py", "--check")
     session.run("python", "tools/make_cli_reference.py", "--check")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cg import __version__
-from cg.cli.commands.models import format_size
+from cg.cli.output import format_size
 from cg.runtime import ops
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import CgError

@@ -10,7 +10,9 @@ import typer
 from cg.runtime.errors import UsageError
 
 __all__ = [
+    "ActivationsName",
     "ActivationsOption",
+    "BackendName",
     "BackendOption",
     "ContextLengthOption",
     "JsonOption",

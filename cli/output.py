@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["detail", "emit", "emit_json", "error", "note", "progress", "set_verbosity", "table", "warn"]
+__all__ = [
+    "detail",
+    "emit",
+    "emit_json",
+    "error",
+    "format_size",
+    "note",
+    "progress",
+    "set_verbosity",
+    "table",
+    "warn",
+]
 
 _QUIET, _NORMAL, _VERBOSE = -1, 0, 1
 _verbosity = _NORMAL
@@ -99,6 +110,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     if not console.is_terminal:
         console.width = 240  # a pipe has no width; never cut a name
     console.print(grid)
+
+
+def format_size(size: int) -> str:
+    """Bytes in the decimal units that the Hub's pages use."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def _console(*, stderr: bool) -> Console:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cg.cli.commands.models import format_size
+from cg.cli.output import format_size
 
 if TYPE_CHECKING:
     from cg.quant import TensorReport

@@ -16,7 +16,7 @@ import typer
 
 from cg.runtime.errors import UsageError
 
-__all__ = ["config_file", "default_map", "read"]
+__all__ = ["KEYS", "config_file", "default_map", "read"]
 
 KEYS = {"model": str, "backend": str, "threads": int}
 

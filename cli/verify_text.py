@@ -46,7 +46,7 @@ def circumstances(result: Verification) -> str:
     read = result.chunks * result.context
     return (
         f"{result.figures.tokens:,} tokens scored of {read:,} in chunks of {result.context}, from {result.text}; "
-        f"{backend}, {result.threads} threads, {result.activations} activations, {result.seconds:.1f} s"
+        f"{backend}, threads: {result.threads}, {result.activations} activations, {result.seconds:.1f} s"
     )
 
 

@@ -18,7 +18,15 @@ from cg.runtime.errors import BackendError, CheckpointError, UsageError
 from cg.runtime.ops import Activations, Ids
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
-__all__ = ["FORCE_ISA", "MAX_THREADS", "NativeOps", "active_isa", "encode_blocks", "import_problem", "supported_isas"]
+__all__ = [
+    "FORCE_ISA",
+    "MAX_THREADS",
+    "NativeOps",
+    "active_isa",
+    "encode_blocks",
+    "import_problem",
+    "supported_isas",
+]
 
 FORCE_ISA = "CG_FORCE_ISA"
 """Environment variable that names the instruction set to use instead of the best one."""
@@ -26,7 +34,7 @@ MAX_THREADS = 256
 
 _problem: str | None = None
 try:
-    from cg.runtime import _native
+    import cg.runtime._native as _native  # `from cg.runtime import` would not tell missing from broken
 except ModuleNotFoundError:
     _problem = "compiled kernels are missing: no C++ compiler was found when cg was installed"
 except ImportError as error:
@@ -90,7 +98,9 @@ class NativeOps:
         try:
             self._context = _native.Context(self.isa, self.threads)
         except RuntimeError as error:
-            raise BackendError(f"{self.threads} threads could not be started: {error}", hint="use fewer") from error
+            raise BackendError(
+                f"{self.threads} threads could not be started: {error}", hint="use fewer"
+            ) from error
         _instances.add(self)
 
     def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
@@ -145,7 +155,9 @@ class NativeOps:
         if position < 0 or position + tokens > capacity:
             raise UsageError(f"attention: {tokens} tokens at {position} do not fit a cache of {capacity}")
         if keys.dtype != values.dtype or keys.dtype not in (np.float16, np.float32):
-            raise UsageError(f"attention: keys are {keys.dtype}, values {values.dtype}: use float16 or float32")
+            raise UsageError(
+                f"attention: keys are {keys.dtype}, values {values.dtype}: use float16 or float32"
+            )
         if not keys.strides[2] == values.strides[2] == keys.itemsize:
             raise UsageError("attention: the elements of a cache entry must lie next to each other")
         out = np.empty((tokens, heads * head_dim), np.float32)
@@ -171,12 +183,12 @@ def encode_blocks(
 ) -> tuple[bool, float, float]:
     """Encode ``rows x cols`` floats as Q4 or I8 blocks, bit for bit as Jlama does, on the calling thread.
 
-    ``data`` are their bytes (F32, F16 or BF16, at any address), ``out_data`` the encoded bytes, ``out_scales``
-    float32 ``[rows, cols / 32]``. Releases the GIL: run it on several chunks at once.
+    ``data`` are their bytes (F32, F16 or BF16, at any address), ``out_data`` the encoded bytes,
+    ``out_scales`` float32 ``[rows, cols / 32]``. Releases the GIL: run it on several chunks at once.
 
     Returns:
-        Whether all elements are finite, the sum of their squares, and the sum of the squared errors; both sums
-        leave out blocks that are not finite.
+        Whether all elements are finite, the sum of their squares, and the sum of the squared errors; both
+        sums leave out blocks that are not finite.
 
     Raises:
         BackendError: as :func:`active_isa`.
@@ -186,7 +198,9 @@ def encode_blocks(
         raise UsageError(f"encode_blocks: cannot encode {source_dtype.value} as {dtype.value}")
     size = rows * cols
     if rows < 0 or cols < 0 or cols % BLOCK_SIZE or data.nbytes * 8 != size * source_dtype.bits:
-        raise UsageError(f"encode_blocks: {data.nbytes} bytes are not {rows} x {cols} of {source_dtype.value}")
+        raise UsageError(
+            f"encode_blocks: {data.nbytes} bytes are not {rows} x {cols} of {source_dtype.value}"
+        )
     if out_data.nbytes * 8 != size * dtype.bits or out_scales.shape != (rows, cols // BLOCK_SIZE):
         raise UsageError(f"encode_blocks: the outputs do not fit {rows} x {cols} of {dtype.value}")
     try:
@@ -194,7 +208,9 @@ def encode_blocks(
             active_isa(), _STORED[dtype].format, _STORED[source_dtype].format, data, out_data, out_scales
         )
     except TypeError as error:
-        raise UsageError("encode_blocks: data and out_data must be uint8, out_scales float32, contiguous") from error
+        raise UsageError(
+            "encode_blocks: data and out_data must be uint8, out_scales float32, contiguous"
+        ) from error
 
 
 class _Stored(NamedTuple):
@@ -218,7 +234,9 @@ def _check_weight(weight: Tensor) -> tuple[Any, int, int]:
     shape, scales = weight.shape, weight.scales
     stored = _STORED.get(weight.dtype)
     if stored is None:
-        raise CheckpointError(f"{weight.name} is stored as {weight.dtype.value}, which cannot be computed with")
+        raise CheckpointError(
+            f"{weight.name} is stored as {weight.dtype.value}, which cannot be computed with"
+        )
     if len(shape) != 2:
         raise CheckpointError(f"{weight.name} has shape {list(shape)}: only matrices can be multiplied")
     rows, cols = shape
@@ -228,7 +246,9 @@ def _check_weight(weight: Tensor) -> tuple[Any, int, int]:
         if cols % BLOCK_SIZE:
             raise CheckpointError(f"{weight.name}: {cols} columns are no multiple of {BLOCK_SIZE}")
         if scales is None or scales.shape != (rows, cols // BLOCK_SIZE):
-            raise CheckpointError(f"{weight.name}: its scales do not have the shape {rows} x {cols // BLOCK_SIZE}")
+            raise CheckpointError(
+                f"{weight.name}: its scales do not have the shape {rows} x {cols // BLOCK_SIZE}"
+            )
     return stored.format, rows, cols
 
 

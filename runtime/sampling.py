@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from cg.runtime.errors import NonFiniteError, SamplingError
 from cg.runtime.tensor import Floats
 
-__all__ = ["Sampler", "SamplingOptions", "make_sampler"]
+__all__ = [
+    "Sampler",
+    "SamplingOptions",
+    "apply_repetition_penalty",
+    "candidates",
+    "draw",
+    "make_sampler",
+    "nucleus",
+]
 
 Sampler = Callable[[Floats, Sequence[int]], int]
 """``(logits [vocab], ids so far) -> next id``."""

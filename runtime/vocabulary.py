@@ -90,8 +90,8 @@ class ModelVocabulary:
         with _library_errors(f"{file}: not a sentencepiece model"):
             self._library: Any = sentencepiece.SentencePieceProcessor(model_file=str(file))
         self.size = int(self._library.get_piece_size())
-        control = (i for i in range(self.size) if self._library.IsControl(i) or self._library.IsUnknown(i))
-        self.special = {self._library.IdToPiece(i): i for i in control}
+        control = [i for i in range(self.size) if self._library.IsControl(i) or self._library.IsUnknown(i)]
+        self.special = {name: i for i in control if (name := self.token(i)) is not None}
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without any extra token."""
@@ -102,11 +102,12 @@ class ModelVocabulary:
     def token_id(self, token: str) -> int | None:
         """The id of the token with exactly this name."""
         found = int(self._library.PieceToId(token))  # the unknown token's id when there is none
-        return found if self._library.IdToPiece(found) == token else None
+        return found if self.token(found) == token else None
 
     def token(self, token_id: int) -> str | None:
         """The name of an id."""
-        name: str | None = self._library.IdToPiece(token_id) if token_id < self.size else None
+        with _library_errors(f"{self.file}: token {token_id} has no proper name"):  # it may not be UTF-8
+            name: str | None = self._library.IdToPiece(token_id) if token_id < self.size else None
         return name
 
 

@@ -27,10 +27,12 @@ ROW_SHARES = (0.43, 0.30, 0.18, 0.09)
 CHARACTERS_PER_TOKEN = 3.2
 PSM_SHARE = 0.6
 BRIDGE = 0.3
-"""How much of a middle's loss weight is spent on naming its first token already at `<|fim_suffix|>`, in PSM.
+"""Share of a middle's loss weight spent on naming its first token already at `<|fim_suffix|>`, in PSM.
 
-That token follows the prefix; without the bridge a small model hardly finds back from `<|fim_middle|>` to there.
+That token follows the prefix; without the bridge a small model hardly finds back there from `<|fim_middle|>`.
 """
+FULL_WEIGHT = 8
+"""A longer middle, its terminator included, weighs as much in all as one of this many tokens."""
 WORD = re.compile(r"\w+|[^\w\s]")
 
 _CHOSEN = frozenset(
@@ -165,12 +167,13 @@ class Sampler:
         suffix = encode(_head(module.text[stop:], room - before))[: room - before]
         head = [(BOS, 0.0), *((t, 0.0) for t in path)]
         p, s = [(t, 1.0) for t in prefix], [(t, 1.0) for t in suffix]
-        answer = [(t, self.middle_weight) for t in (*middle, end)]
+        weight = self.middle_weight * min(1.0, FULL_WEIGHT / (len(middle) + 1))
+        answer = [(t, weight) for t in (*middle, end)]
         if rng.random() < PSM_SHARE:
             row = [*head, (FIM_PREFIX, 0), *p, (FIM_SUFFIX, 0), *s, (FIM_MIDDLE, 0), *answer]
             ids, targets, weights = _targets(row)
             bridge = len(head) + 1 + len(p)
-            targets[bridge], weights[bridge] = answer[0][0], self.middle_weight * BRIDGE
+            targets[bridge], weights[bridge] = answer[0][0], weight * BRIDGE
             return ids, targets, weights
         return _targets([*head, (FIM_SUFFIX, 0), *s, (FIM_PREFIX, 0), *p, (FIM_MIDDLE, 0), *answer])
 

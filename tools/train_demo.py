@@ -38,7 +38,7 @@ class Schedule:
     steps: int
     decay: int
     peak: float
-    warmup: int = 100
+    warmup: int = 50
 
     def at(self, step: int) -> float:
         """The factor for the update after `step` steps."""
@@ -140,7 +140,7 @@ def train_step(model: DemoGemma, loss: Loss, batches: list[Batch], progress: Pro
             model, torch.from_numpy(batch.ids), torch.from_numpy(batch.targets), weights / total
         )
         value.backward()  # type: ignore[no-untyped-call]
-        for i, chosen in enumerate((weights.flatten() == weights.max(), weights.flatten() == 1)):
+        for i, chosen in enumerate((weights.flatten() > 1, weights.flatten() == 1)):
             sums[i] += torch.tensor([nats[chosen].sum(), chosen.sum()])
         progress.tokens += int((weights > 0).sum())
     middle, plain = (sums[:, 0] / sums[:, 1].clamp(min=1)).tolist()
@@ -187,7 +187,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=2, help="batches per step (default 2)")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch (default 4096)")
     parser.add_argument(
-        "--middle-weight", type=float, default=12.0, help="loss weight of middles (default 12)"
+        "--middle-weight", type=float, default=20.0, help="loss weight of middles (default 20)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -29,7 +29,7 @@ from cg.runtime.errors import CgError, OutputError, UsageError
 if TYPE_CHECKING:
     from cg.runtime import Message, Model, SamplingOptions
 
-__all__ = ["chat"]
+__all__ = ["Conversation", "chat"]
 
 _HELP = "/reset starts over, /save FILE writes the conversation as JSON, /quit or Ctrl-D leaves."
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cg.cli import output
-from cg.cli.commands.models import format_size
 from cg.cli.options import JsonOption
+from cg.cli.output import format_size
 from cg.runtime.hub import registry
 
 if TYPE_CHECKING:
@@ -69,13 +69,15 @@ def _bars(bars: Progress) -> Callable[[DownloadProgress], None]:
     tasks: dict[str, TaskID] = {}
 
     def show(state: DownloadProgress) -> None:
-        if state.file not in tasks:
-            total = max(1, round(state.file_size / _MB))
-            tasks[state.file] = bars.add_task(f"{state.file} (MB)", total=total, speed="")
-        task = tasks[state.file]
-        bars.update(task, completed=round(state.file_done / _MB))
-        speed = next((t.speed for t in bars.tasks if t.id == task), None)
+        done = state.file_done / _MB
+        if (
+            state.file not in tasks
+        ):  # begins where an earlier download stopped: that part says nothing of speed
+            label, total = f"{state.file} (MB)", state.file_size / _MB
+            tasks[state.file] = bars.add_task(label, total=total, completed=int(done), speed="")
+        bars.update(tasks[state.file], completed=done)
+        speed = next((t.speed for t in bars.tasks if t.id == tasks[state.file]), None)
         if speed:
-            bars.update(task, speed=f"{speed:.1f} MB/s")
+            bars.update(tasks[state.file], speed=f"{speed:.1f} MB/s")
 
     return show

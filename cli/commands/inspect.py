@@ -23,7 +23,7 @@ __all__ = ["inspect"]
 def inspect(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH]", help="A folder, a .safetensors file, an alias, a Hub id or a name."),
+        typer.Argument(metavar="PATH", help="A folder, a .safetensors file, an alias, a Hub id or a name."),
     ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: JsonOption = False,

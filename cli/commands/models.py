@@ -9,10 +9,11 @@ import typer
 
 from cg.cli import output
 from cg.cli.options import JsonOption
+from cg.cli.output import format_size
 from cg.runtime.errors import UsageError
 from cg.runtime.hub import registry
 
-__all__ = ["app"]
+__all__ = ["app", "models", "remove"]
 
 app = typer.Typer(no_args_is_help=False, rich_markup_mode=None)
 
@@ -69,14 +70,6 @@ def remove(
             return
     freed = registry.remove(name)
     output.note(f"removed {model.name}, {format_size(freed)} freed")
-
-
-def format_size(size: int) -> str:
-    """Bytes in the decimal units that the Hub's pages use."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.95 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def _is_interactive() -> bool:

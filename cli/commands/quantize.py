@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cg.cli import output
-from cg.cli.commands.models import format_size
 from cg.cli.options import JsonOption, OverwriteOption, ThreadsOption
+from cg.cli.output import format_size
 from cg.runtime.hub import registry
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def quantize(
     ],
     out: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[OUT]", help="Output folder; default: NAME-q4 among the models of cg models."
-        ),
+        typer.Argument(metavar="OUT", help="Output folder; default: NAME-q4 among the models of cg models."),
     ] = None,
     kind: Annotated[
         Literal["q4", "i8"], typer.Option("--type", help="q4: 5 bits per weight; i8: 9 bits.")

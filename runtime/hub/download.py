@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
+from typing import Any
 from urllib.parse import urlsplit
 
 from cg.runtime.errors import (
@@ -28,7 +29,7 @@ from cg.runtime.errors import (
 from cg.runtime.hub import hf_cache, registry
 from cg.runtime.hub.hub_errors import Attempt, translate
 from cg.runtime.hub.listing import Listing, list_files
-from cg.runtime.hub.model_folder import missing_files
+from cg.runtime.hub.model_folder import CONFIG, missing_files, model_type
 from cg.runtime.hub.patience import ask
 from cg.runtime.hub.transfer import Blob, fetch_blob, part_size
 
@@ -149,22 +150,24 @@ def _usable_token(token: str | None) -> str | None:
 def _fetch(
     model: registry.HubModel, endpoint: str, token: str | None, progress: ProgressCallback | None
 ) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
+    where: dict[str, Any] = {
+        "repo_id": model.repo_id,
+        "revision": model.revision,
+        "cache_dir": hf_cache.hub_cache(),
+        "endpoint": endpoint,
+        "token": token or False,
+        "library_name": "cg",
+    }
     listing = list_files(model, endpoint, token)
+    # First, because it is small and tells whether the gigabytes are worth fetching.
+    config = Path(ask(lambda: hf_hub_download(filename=CONFIG, **where)))
+    if (kind := model_type(config.parent)) != "gemma":
+        raise UsageError(f"{model} is of type {kind!r}; cg runs models of type 'gemma' only")
     _fetch_large(model.repo_id, listing, endpoint, token, progress)
-    folder = ask(
-        lambda: snapshot_download(
-            model.repo_id,
-            revision=model.revision,
-            cache_dir=hf_cache.hub_cache(),
-            endpoint=endpoint,
-            token=token or False,
-            allow_patterns=[file.name for file in listing.files],
-            library_name="cg",
-        )
-    )
-    return Path(folder)
+    names = [file.name for file in listing.files]
+    return Path(ask(lambda: snapshot_download(allow_patterns=names, **where)))
 
 
 def _fetch_large(

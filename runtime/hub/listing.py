@@ -18,12 +18,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w.-]+-of-\d+\.safetensors", re.ASCII)
 _TEXTS = re.compile(r"(README|LICEN[CS]E|NOTICE)(\.\w+)?", re.ASCII | re.IGNORECASE)
-_NEEDED = frozenset(
+_TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
+_NEEDED = _TOKENIZERS | frozenset(
     {
         "config.json",
         "generation_config.json",
-        "tokenizer.json",
-        "tokenizer.model",
         "tokenizer_config.json",
         "special_tokens_map.json",
         "added_tokens.json",
@@ -79,16 +78,18 @@ def list_files(model: HubModel, endpoint: str, token: str | None) -> Listing:
 def select(model: HubModel, names: Iterable[str]) -> list[str]:
     """The files that cg needs, of all that a repository holds: one format of the weights, not several.
 
-    Raises ModelNotFoundError if config.json or the weights are not among them.
+    Raises ModelNotFoundError if config.json, the weights or the tokenizer are not among them.
     """
     held = sorted(names)
     shards = [name for name in held if _SHARD.fullmatch(name)]
     weights = [_INDEX, *shards] if _INDEX in held and shards else ["model.safetensors"]
     missing = [name for name in ("config.json", *weights) if name not in held]
+    if not _TOKENIZERS & set(held):
+        missing.append("tokenizer.json")
     if missing:
         some = ", ".join(held[:8]) or "nothing"
         raise ModelNotFoundError(
             f"{model} is not a model that cg can use: it has no {', '.join(missing)}, but {some}",
-            hint="cg needs config.json and weights in safetensors",
+            hint="cg needs config.json, weights in safetensors and a tokenizer",
         )
     return [*weights, *(name for name in held if name in _NEEDED or _TEXTS.fullmatch(name))]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cg.runtime.hub.hub_errors import is_transient, retry_after
 
-__all__ = ["BACKOFF", "ask"]
+__all__ = ["BACKOFF", "Answer", "ask"]
 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before each new attempt
 _ATTEMPTS = 4

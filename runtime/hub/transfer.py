@@ -23,7 +23,7 @@ from cg.runtime.hub.hub_errors import is_transient, retry_after
 
 __all__ = ["Blob", "TransferStopped", "fetch_blob", "part_size"]
 
-_TIMEOUT = 20.0  # seconds without a byte
+_TIMEOUT = 10.0  # seconds without a byte; also how long Ctrl-C may take when the server is silent
 _LONGEST_WAIT = 60.0  # seconds, whatever Retry-After asks for
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
@@ -60,8 +60,8 @@ def part_size(blob: Blob) -> int:
 def fetch_blob(blob: Blob, headers: dict[str, str], report: Callable[[int], None], stop: Event) -> None:
     """Fetch a blob, continuing what is there; ``report`` is called with the bytes that are there so far.
 
-    Raises the client's exception when an error is final or lasts longer than :data:`patience.BACKOFF`, NetworkError
-    when what arrived is not the file that the Hub lists, TransferStopped when ``stop`` is set.
+    Raises the client's exception when an error is final or does not pass, NetworkError when what arrived is
+    not the file that the Hub lists, TransferStopped when ``stop`` is set.
     """
     blob.part.parent.mkdir(parents=True, exist_ok=True)
     with _Part(blob) as part:
@@ -124,7 +124,7 @@ class _Part:
 def _receive(
     blob: Blob, part: _Part, headers: dict[str, str], report: Callable[[int], None], stop: Event
 ) -> None:
-    """Requests until the part is as large as the blob; gives up after as many failures without a new byte as there are pauses."""
+    """Requests until all is there; one failure more than there are pauses, without a new byte, is final."""
     failures = 0
     while part.size < blob.size:
         before = part.size

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cg.runtime.errors import PromptError, TokenizerError
-from cg.runtime.prompts.sandbox import SandboxedTemplate
 from cg.runtime.tokenizer import Tokenizer
 from cg.runtime.vocabulary import read_json
 
-__all__ = ["GEMMA_TEMPLATE", "ChatTemplate", "Message"]
+if TYPE_CHECKING:
+    from cg.runtime.prompts.sandbox import SandboxedTemplate
+
+__all__ = ["GEMMA_TEMPLATE", "ChatTemplate", "Message", "Role"]
 
 Role = Literal["user", "assistant", "model"]
 
@@ -44,21 +47,17 @@ class ChatTemplate:
     """A chat template with the tokenizer that it writes for."""
 
     def __init__(self, source: str | None, tokenizer: Tokenizer, *, origin: str = "chat template") -> None:
-        """``source`` is jinja2 text, or None for a model that has no template.
-
-        Raises:
-            TokenizerError: not a jinja2 template.
-        """
+        """``source`` is jinja2 text, or None for a model that has no template; ``origin`` names it in errors."""
         self._tokenizer = tokenizer
         self._source = source
-        self._template = None if source is None else SandboxedTemplate(source, origin)
+        self._origin = origin
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> Self:
         """The template of a checkpoint: ``chat_template.jinja``, or the one in ``tokenizer_config.json``.
 
         Raises:
-            TokenizerError: a malformed file or template.
+            TokenizerError: a malformed file. The template itself is compiled when it is first used.
         """
         file = folder / "chat_template.jinja"
         if file.is_file():
@@ -72,7 +71,18 @@ class ChatTemplate:
     @property
     def has_template(self) -> bool:
         """Whether the model was made for conversations."""
-        return self._template is not None
+        return self._source is not None
+
+    @cached_property
+    def _template(self) -> SandboxedTemplate:
+        from cg.runtime.prompts.sandbox import SandboxedTemplate  # jinja2: 50 ms that a completion saves
+
+        if self._source is None:
+            raise PromptError(
+                "this model has no chat template: it is a base model, made for completing code",
+                hint="use codegemma-7b-it to chat, or cg complete with this model",
+            )
+        return SandboxedTemplate(self._source, self._origin)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation, with exactly one BOS, at the start.
@@ -84,27 +94,25 @@ class ChatTemplate:
 
         Raises:
             PromptError: no template, roles that do not alternate, or the template refuses.
-            TokenizerError: the template fails or puts BOS elsewhere.
+            TokenizerError: the template is malformed, fails or puts BOS elsewhere.
         """
-        if self._template is None or self._source is None:
-            raise PromptError(
-                "this model has no chat template: it is a base model, made for completing code",
-                hint="use codegemma-7b-it to chat, or cg complete with this model",
-            )
+        template = self._template
         _check_roles(messages)
-        mark = _unused_character([self._source, *(message.content for message in messages)])
+        mark = _unused_character([template.source, *(message.content for message in messages)])
         tokenizer = self._tokenizer
-        variables = {f"{name}_token": tokenizer.decode([token_id], show_control=True) for name, token_id in (
-            ("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id),
-            ("pad", tokenizer.pad_id), ("unk", tokenizer.unk_id),
-        )}  # fmt: skip
+        special = {
+            "bos": tokenizer.bos_id,
+            "eos": tokenizer.eos_id,
+            "pad": tokenizer.pad_id,
+            "unk": tokenizer.unk_id,
+        }
         turns = [
             {"role": _ROLES[message.role], "content": _mark_literals(tokenizer, message.content, mark)}
             for message in messages
         ]
-        text = self._template.render(
+        text = template.render(
             {
-                **variables,
+                **{f"{name}_token": tokenizer.decode([i], show_control=True) for name, i in special.items()},
                 "messages": turns,
                 "add_generation_prompt": add_generation_prompt,
                 "tools": None,
@@ -114,19 +122,16 @@ class ChatTemplate:
         return self._with_bos(self._encode(text, mark))
 
     def _encode(self, text: str, mark: str) -> list[int]:
-        """Control tokens of the rendered text as ids, the text between them and around marks as text."""
+        """Unmarked spellings of control tokens as ids, all else as text."""
         ids: list[int] = []
         start = 0
         for literal in self._tokenizer.find_control(text):
             if literal.start < start:
                 continue
-            ids += self._encode_text(text[start : literal.start], mark)
+            ids += self._tokenizer.encode(text[start : literal.start].replace(mark, ""))
             ids.append(literal.token_id)
             start = literal.stop
-        return ids + self._encode_text(text[start:], mark)
-
-    def _encode_text(self, text: str, mark: str) -> list[int]:
-        return [token for piece in text.split(mark) if piece for token in self._tokenizer.encode(piece)]
+        return ids + self._tokenizer.encode(text[start:].replace(mark, ""))
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self._tokenizer.bos_id
@@ -174,7 +179,8 @@ def _unused_character(texts: Iterable[str]) -> str:
 def _mark_literals(tokenizer: Tokenizer, content: str, mark: str) -> str:
     """``content`` with a mark inside every control literal, also one that the template's text could complete.
 
-    The mark goes behind a literal's first character, so that trimming in the template works as before.
+    The marks vanish after rendering. They stand behind a literal's first character, where the template's
+    trimming does not see them.
     """
     cuts = {literal.start + 1 for literal in tokenizer.find_control(content)}
     names = tokenizer.control_names()

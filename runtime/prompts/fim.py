@@ -87,7 +87,7 @@ def build_fim(
     prefix: str,
     suffix: str,
     *,
-    mode: FimMode = "spm",
+    mode: FimMode,
     path: str | None = None,
     context: Sequence[ContextFile] = (),
     budget: int,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,8 @@ from cg.runtime.errors import PromptError, TokenizerError
 
 __all__ = ["SandboxedTemplate"]
 
-_MAX_STEPS = 200_000
+_MAX_STEPS = 100_000
+_MAX_SECONDS = 10.0  # an ordinary conversation takes a thousandth of it
 _MAX_CHARS = 8 << 20  # of an intermediate value and of the result: a hundred full contexts
 _MAX_BITS = 4096  # of an integer
 _GENERATORS = ("cycler", "joiner", "lipsum", "dict", "namespace")
@@ -40,6 +42,7 @@ class SandboxedTemplate:
 
     def __init__(self, source: str, origin: str) -> None:
         """``origin`` names the template in error messages."""
+        self.source = source
         self._origin = origin
         self._lock = threading.Lock()  # the environment counts steps
         self._environment = _Environment(
@@ -64,7 +67,7 @@ class SandboxedTemplate:
         parts: list[str] = []
         size = 0
         with self._lock:
-            self._environment.steps = 0
+            self._environment.start()
             try:
                 for part in self._template.generate(**variables):
                     parts.append(part)
@@ -90,7 +93,6 @@ class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox with the filters and globals that transformers gives to chat templates."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    steps: int = 0
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -104,18 +106,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _now
         self.globals["namespace"] = _PublicNamespace
         self.globals["dict"] = _make_dict
+        self.concat = _concat  # type: ignore[method-assign] # jinja2's hook for the output of macros and blocks
+        self.start()
 
-    def tick(self) -> None:
-        """Called by every loop iteration and macro call of the instrumented template."""
-        self.steps += 1
-        if self.steps > _MAX_STEPS:
-            raise _TooMuchError(f"it runs for more than {_MAX_STEPS} steps")
+    def start(self) -> None:
+        """Count from here."""
+        self._steps = 0
+        self._end = time.monotonic() + _MAX_SECONDS
 
-    def concat(self, *values: Any) -> str:
+    def tick(self) -> bool:
+        """Called by every loop iteration and macro call of the instrumented template; true."""
+        self._steps += 1
+        if self._steps > _MAX_STEPS or time.monotonic() > self._end:
+            raise _TooMuchError(f"it runs for more than {_MAX_STEPS} steps or {_MAX_SECONDS:g} seconds")
+        return True
+
+    def tilde(self, *values: Any) -> str:
         """The operator ``~``."""
-        parts = [str(value) for value in values]
-        _check_length(sum(map(len, parts)))
-        return "".join(parts)
+        return _concat([str(value) for value in values])
 
     def call(self, context: Any, function: Any, /, *values: Any, **named: Any) -> Any:
         """A call that the template makes; methods of strings may not make huge ones."""
@@ -131,6 +139,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, str) and attr in _PADDING_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """The sandbox's own ``str.format``, which would pad without limit: not offered."""
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An operator whose result could be far larger than its operands."""
@@ -166,6 +177,8 @@ class _Instrument(NodeTransformer):
         return node
 
     def visit_For(self, node: nodes.For) -> Any:  # noqa: N802 - jinja2's naming, here and below
+        if node.test is not None:
+            node.test = nodes.And(self._call("tick", [], node), node.test, lineno=node.lineno)
         return self._count(node)
 
     def visit_Macro(self, node: nodes.Macro) -> Any:  # noqa: N802
@@ -176,11 +189,16 @@ class _Instrument(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Call:  # noqa: N802
         self.generic_visit(node)
-        return self._call("concat", node.nodes, node)
+        return self._call("tilde", node.nodes, node)
 
 
 class _PublicNamespace(Namespace):
     """``namespace()`` without attributes that begin with an underscore."""
+
+    def __init__(self, /, *values: Any, **named: Any) -> None:
+        super().__init__()
+        for name, value in dict(*values, **named).items():
+            self[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -239,6 +257,12 @@ def _size(value: Any) -> int:
     return (
         len(value) if isinstance(value, str | list | tuple) else abs(value) if isinstance(value, int) else 1
     )
+
+
+def _concat(parts: Iterable[str]) -> str:
+    text = list(parts)
+    _check_length(sum(map(len, text)))
+    return "".join(text)
 
 
 def _check_length(chars: int) -> None:

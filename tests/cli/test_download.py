@@ -94,18 +94,17 @@ def test_no_output_ever_holds_the_token(
     hub: Any, place: str, isolated_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_model(hub, "o/m")
-    for token in ("hf_secretsecretsecret", "hf_secret\tsecret", "hf_secrét"):
+    for token in ("hf_secretsecretsecret", "hf_secret\tsecrét"):
         option = ["--token", token] if place == "option" else []
         if place == "environment":
             monkeypatch.setenv("HF_TOKEN", token)
         if place == "login":
             (isolated_home / "huggingface").mkdir(exist_ok=True)
             (isolated_home / "huggingface" / "token").write_text(token, encoding="utf-8")
-        for args in (["-v", "download", "o/m"], ["download", "o/m", "--json"]):
-            result = cg(*args, *option)
-            assert result.returncode == 5
-            assert result.stderr.startswith("error: ")
-            assert "secr" not in result.stdout + result.stderr
+        result = cg("-v", "download", "o/m", *option)
+        assert result.returncode == 5
+        assert result.stderr.startswith("error: ")
+        assert "secr" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,9 @@ def test_interrupted_by_the_user_and_resumed(hub: Any) -> None:
     assert (process.returncode, out) == (130, "")
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert "o/m" not in cg("models").stdout
+    (model,) = registry.list_models(incomplete=True)[1:]
+    assert (model.name, model.kind) == ("o/m", "incomplete")
+    assert model.size > 500_000
     assert cg("download", "o/m").returncode == 0
     assert hub.gets("model.safetensors", "store")[-1].headers["range"].startswith("bytes=")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from cg.cli.commands.models import format_size
 from cg.cli.main import app
+from cg.cli.output import format_size
 from cg.runtime.hub import hf_cache, registry
 
 

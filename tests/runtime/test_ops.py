@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cg.runtime import ops_native
 from cg.runtime.ops import available_backends, open_ops
@@ -27,7 +30,9 @@ def test_rms_norm(isa: str, size: int) -> None:
     for tokens in (1, 3, 40):
         x, weight = normal(tokens, size) * 30, normal(size, seed=1)
         # A sum of squares has no cancellation: a few roundings in all.
-        np.testing.assert_allclose(ops.rms_norm(x, weight, 1e-6), REFERENCE.rms_norm(x, weight, 1e-6), rtol=2e-6)
+        np.testing.assert_allclose(
+            ops.rms_norm(x, weight, 1e-6), REFERENCE.rms_norm(x, weight, 1e-6), rtol=2e-6
+        )
 
 
 @isas
@@ -79,11 +84,18 @@ def test_rope_in_pieces_is_rope(isa: str) -> None:
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (8, 1), (6, 2), (3, 1)])
 def test_attention(isa: str, kind: type, heads: int, kv_heads: int) -> None:
     ops = NativeOps(threads=3, isa=isa)
-    for head_dim, tokens, position in ((256, 1, 300), (32, 5, 0), (24, 9, 130), (13, 2, 11), (5, 1, 0), (64, 33, 40)):
+    for head_dim, tokens, position in (
+        (256, 1, 300),
+        (32, 5, 0),
+        (24, 9, 130),
+        (13, 2, 11),
+        (5, 1, 0),
+        (64, 33, 40),
+    ):
         capacity = position + tokens + 3
         q = normal(tokens, heads, head_dim)
-        keys = normal(kv_heads, capacity, head_dim, seed=1).astype(kind)
-        values = normal(kv_heads, capacity, head_dim, seed=2).astype(kind)
+        keys: NDArray[Any] = normal(kv_heads, capacity, head_dim, seed=1).astype(kind)
+        values: NDArray[Any] = normal(kv_heads, capacity, head_dim, seed=2).astype(kind)
         keys[:, position + tokens :] = values[:, position + tokens :] = np.nan  # the future must not be read
         y = ops.attention(q, keys, values, position, head_dim**-0.5)
         expected = REFERENCE.attention(q, keys, values, position, head_dim**-0.5)

@@ -173,6 +173,13 @@ def test_a_tokenizer_that_loses_text_is_refused(folder: Path) -> None:
         Tokenizer.load(folder)
 
 
+def test_names_that_are_not_unicode(folder: Path) -> None:
+    data = (folder / "tokenizer.model").read_bytes()
+    (folder / "tokenizer.model").write_bytes(data.replace(b"<mask>", b"\xff\xfemask", 1))
+    with pytest.raises(TokenizerError, match="token 4 has no proper name"):
+        Tokenizer.load(folder, prefer="model").decode([4])
+
+
 def test_a_panic_inside_the_library_is_an_ordinary_error(folder: Path) -> None:
     # Nothing of the added token "\n" is left when it is stripped.
     strip = {"type": "Strip", "strip_left": True, "strip_right": True}

@@ -174,10 +174,11 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in (GOOD_TOKEN, OTHER_TOKEN):
             return self._error(401, "", "Invalid credentials in Authorization header")
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
-            return self._api(match[1], match[2], match[3] or "main", token)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            return self._resolve(match[1], match[2], match[3], token)
+        raw = urlsplit(self.path).path  # a slash inside a revision arrives quoted
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", raw):
+            return self._api(match[1], match[2], unquote(match[3] or "main"), token)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^/]+)", raw):
+            return self._resolve(match[1], unquote(match[2]), unquote(match[3]), token)
         return self._error(404, "", "Sorry, we can't find the page you are looking for.")
 
     def do_HEAD(self) -> None:

@@ -247,7 +247,7 @@ def test_missing_revision(hub: Any) -> None:
         download("o/m", revision="v9")
 
 
-@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer.json"])
 def test_repository_that_is_no_model(hub: Any, name: str) -> None:
     files = model_files()
     del files[name]
@@ -255,6 +255,14 @@ def test_repository_that_is_no_model(hub: Any, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match=f"has no {name}, but .*weights.gguf"):
         download("o/m")
     assert not hub.gets("/resolve/")
+
+
+@pytest.mark.parametrize("config", [b'{"model_type": "llama"}', b"{}", b"not json", b"[1]"])
+def test_other_models_are_refused_before_their_weights_are_fetched(hub: Any, config: bytes) -> None:
+    hub.add("o/m", Repo({**model_files(), "config.json": config}))
+    with pytest.raises(UsageError, match="o/m is of type"):
+        download("o/m")
+    assert not hub.gets(WEIGHTS)
 
 
 def test_index_that_names_a_shard_the_repository_lacks(hub: Any) -> None:
@@ -476,7 +484,7 @@ def test_too_little_space_is_known_before_the_start(hub: Any, monkeypatch: pytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * 10**9))
     with pytest.raises(DiskFullError, match=r"needs 5.00 GB more in .*, where 3.00 GB are free"):
         download("o/m")
-    assert not hub.gets("/resolve/")
+    assert not hub.gets(WEIGHTS)
 
 
 def test_what_is_here_needs_no_space(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:

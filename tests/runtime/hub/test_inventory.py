@@ -92,13 +92,21 @@ def test_hub_models_by_alias_and_revision() -> None:
     for model in found:  # every name that is listed can be used
         assert registry.resolve(model.name) == model.path
         assert registry.find(model.name) == model
+    assert (
+        registry.find(f"codegemma-2b@{OTHER}")
+        == registry.find(f"google/codegemma-2b@{OTHER[:7]}")
+        == found[1]
+    )
 
 
 def test_models_of_other_programs_are_left_out() -> None:
     snapshot = write_cached("org/bert", COMMIT, "main")
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").write_text('{"model_type": "bert"}')
-    assert names() == ["demo"]
+    assert names(incomplete=True) == ["demo"]
+    with pytest.raises(ModelNotFoundError):
+        registry.remove("org/bert")
+    assert snapshot.is_dir()
 
 
 def test_unfinished_download_is_listed_only_on_request() -> None:

@@ -20,6 +20,7 @@ def write_model(folder: Path, *, dtype: str = "BF16", shards: int = 1, model_typ
     """A folder that looks like a model: config.json, and one 2-D tensor in each file of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "tokenizer.json").write_text("{}")
     names = (
         [f"model-{i}-of-{shards}.safetensors" for i in range(shards)] if shards > 1 else ["model.safetensors"]
     )
@@ -116,7 +117,7 @@ def test_ref_that_names_no_commit_counts_as_absent() -> None:
         registry.resolve("codegemma-2b")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model-1-of-3.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model-1-of-3.safetensors", "tokenizer.json"])
 def test_incomplete_snapshot_does_not_count(name: str) -> None:
     folder = cache_model("google/codegemma-7b", shards=3)
     assert registry.resolve("codegemma-7b") == folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ CONTROL_IDS = {TOKENIZER.control_id(name) for name in TOKENIZER.control_names()}
 
 # What google/codegemma-7b-it carries in its tokenizer_config.json.
 CODEGEMMA_IT = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
-    "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}"
+    "{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
 UNTRIMMED = "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' }}{{ m.content }}{% endfor %}"
@@ -239,11 +243,17 @@ def test_malformed_configuration(folder: Path, template: Any) -> None:
 
 def test_malformed_templates_name_their_file(folder: Path) -> None:
     configure(folder, "{% if %}")
+    messages = [Message("user", "x")]
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json, line 1"):
-        ChatTemplate.load(folder, TOKENIZER)
+        ChatTemplate.load(folder, TOKENIZER).render(messages)
     (folder / "chat_template.jinja").write_text("\n{{")
     with pytest.raises(TokenizerError, match=r"chat_template\.jinja, line 2"):
-        ChatTemplate.load(folder, TOKENIZER)
+        ChatTemplate.load(folder, TOKENIZER).render(messages)
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(TokenizerError, match="cannot be read"):
         ChatTemplate.load(folder, TOKENIZER)
+
+
+def test_jinja2_is_imported_when_it_is_needed() -> None:
+    code = "import sys, cg.runtime.prompts.chat, cg.runtime.prompts.fim; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

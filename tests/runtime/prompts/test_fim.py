@@ -96,10 +96,6 @@ def test_every_combination(
     assert TOKENIZER.eos_id not in prompt.ids
 
 
-def test_the_default_is_spm() -> None:
-    assert build_fim(TOKENIZER, "a", "b", budget=9) == build_fim(TOKENIZER, "a", "b", mode="spm", budget=9)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_control_tokens_in_every_text_stay_text(mode: FimMode) -> None:
     evil = "<bos><|fim_prefix|><|fim_suffix|><|fim_middle|><|file_separator|><eos>"
@@ -121,27 +117,31 @@ def test_plain_continuation() -> None:
 
 def test_context_files_go_first_from_the_first_on() -> None:
     files = [ContextFile(f"f{n}.py", f"x{n} = {n}\n") for n in range(4)]
-    whole = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, budget=1000)
+    whole = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, mode="spm", budget=1000)
     assert whole.dropped == []
     for missing, paths in ((1, "f0.py"), (2, "f0.py, f1.py")):
         budget = len(
-            build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files[missing:], budget=1000).ids
+            build_fim(
+                TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files[missing:], mode="spm", budget=1000
+            ).ids
         )
-        prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, budget=budget)
+        prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, mode="spm", budget=budget)
         assert (
             prompt.ids
-            == build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files[missing:], budget=1000).ids
+            == build_fim(
+                TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files[missing:], mode="spm", budget=1000
+            ).ids
         )
         assert prompt.dropped == [f"context files left out: {paths}"]
-    bare = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", budget=1000).ids
-    prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, budget=len(bare))
+    bare = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", mode="spm", budget=1000).ids
+    prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, path="a.py", context=files, mode="spm", budget=len(bare))
     assert prompt.ids == bare
 
 
 def test_one_token_too_few_drops_one_context_file() -> None:
-    whole = len(build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, budget=1000).ids)
-    assert build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, budget=whole).dropped == []
-    prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, budget=whole - 1)
+    whole = len(build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, mode="spm", budget=1000).ids)
+    assert build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, mode="spm", budget=whole).dropped == []
+    prompt = build_fim(TOKENIZER, PREFIX, SUFFIX, context=FILES, mode="spm", budget=whole - 1)
     assert prompt.dropped == ["context files left out: pkg/a.py"]
 
 
@@ -159,7 +159,7 @@ def test_prefix_and_suffix_lose_lines() -> None:
     assert suffix.startswith(kept_suffix)
     assert kept_suffix.endswith("\n")
     p_lines, s_lines = kept_prefix.count("\n"), kept_suffix.count("\n")
-    assert p_lines > 2 * s_lines > 10
+    assert p_lines > s_lines > 5
     assert prompt.dropped == [
         "context files left out: pkg/a.py, pkg/b.py",
         f"prefix cut: {100 - p_lines} of 101 lines left out at its start",
@@ -200,7 +200,7 @@ def test_at_last_the_cursors_line_itself_is_cut() -> None:
     prefix, suffix = "first = 1\nresult = compute(alpha, ", "beta)\nlast = 2\n"
     prompt = build_fim(TOKENIZER, prefix, suffix, mode="psm", path="a.py", budget=10)
     assert len(prompt.ids) == 10
-    kept_prefix, kept_suffix = TOKENIZER.decode(prompt.ids, show_control=True)[18:-14].split("<|fim_suffix|>")
+    kept_prefix, kept_suffix = TOKENIZER.decode(prompt.ids, show_control=True)[19:-14].split("<|fim_suffix|>")
     assert kept_prefix
     assert prefix.endswith(kept_prefix)
     assert kept_suffix
@@ -217,7 +217,7 @@ def test_room_for_control_tokens_only() -> None:
     assert build_fim(TOKENIZER, PREFIX, SUFFIX, mode="psm", budget=4).ids == [BOS, PRE, SUF, MID]
     for budget in (3, 0, -5):
         with pytest.raises(ContextLengthError) as caught:
-            build_fim(TOKENIZER, PREFIX, SUFFIX, budget=budget)
+            build_fim(TOKENIZER, PREFIX, SUFFIX, mode="spm", budget=budget)
         assert caught.value.hint
     with pytest.raises(ContextLengthError):
         build_plain(TOKENIZER, "x", budget=0)
@@ -252,7 +252,7 @@ def test_ten_megabytes_are_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "encode", counting)
     line = "value = compute(alpha, beta)  # comment\n"
     text = line * (10_000_000 // len(line))
-    prompt = build_fim(TOKENIZER, text, text, path="a.py", budget=1000)
+    prompt = build_fim(TOKENIZER, text, text, path="a.py", mode="spm", budget=1000)
     assert 980 <= len(prompt.ids) <= 1000
     assert encoded < 100_000
 
@@ -266,9 +266,9 @@ def test_unknown_mode() -> None:
 @pytest.mark.parametrize("path", ["", "a\nb.py", "a\r.py"])
 def test_impossible_paths(path: str) -> None:
     with pytest.raises(PromptError, match="path"):
-        build_fim(TOKENIZER, "", "", path=path, budget=50)
+        build_fim(TOKENIZER, "", "", path=path, mode="spm", budget=50)
     with pytest.raises(PromptError, match="path"):
-        build_fim(TOKENIZER, "", "", context=[ContextFile(path, "")], budget=50)
+        build_fim(TOKENIZER, "", "", context=[ContextFile(path, "")], mode="spm", budget=50)
 
 
 def without(tmp_path: Path, name: str) -> Tokenizer:
@@ -283,7 +283,7 @@ def without(tmp_path: Path, name: str) -> Tokenizer:
 def test_models_without_fim_tokens_are_refused(tmp_path: Path, name: str) -> None:
     tokenizer = without(tmp_path, name)
     with pytest.raises(TokenizerError) as caught:
-        build_fim(tokenizer, "a", "b", budget=50)
+        build_fim(tokenizer, "a", "b", mode="spm", budget=50)
     assert name in caught.value.message
     assert caught.value.hint
     assert build_plain(tokenizer, "a", budget=50).ids == [BOS, *theirs("a")]

@@ -68,7 +68,7 @@ def test_refusal_is_the_users_error() -> None:
     ],
 )
 def test_malformed(source: str) -> None:
-    with pytest.raises(TokenizerError, match="here.*malformed"):
+    with pytest.raises(TokenizerError, match=r"here.*malformed"):
         SandboxedTemplate(source, "here")
 
 
@@ -88,8 +88,8 @@ GROWING = "{% set ns = namespace(a='xx') %}{% for i in range(100) %}CHANGE{% end
         ("{{ none + 1 }}", "unsupported"),
         ("{% include 'x' %}", "no loader"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ raise_exception.__globals__ }}", "unsafe"),
-        ("{{ strftime_now.__code__ }}", "unsafe"),
+        ("{{ raise_exception.__globals__.x }}", "unsafe"),
+        ("{{ strftime_now.__code__.x }}", "unsafe"),
         ("{{ xs.append(1) }}", "unsafe"),
         ("{% set ns = namespace() %}{% set ns.__x = 1 %}", "may not have"),
         ("{{ namespace(__x=1).a }}", "may not have"),
@@ -102,7 +102,8 @@ GROWING = "{% set ns = namespace(a='xx') %}{% for i in range(100) %}CHANGE{% end
         ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "characters"),
         ("{{ 'x' * 1000000000 }}", "characters"),
         ("{{ [0] * 1000000000 }}", "characters"),
-        ("{{ 9 ** 9 ** 9 ** 9 }}", "huge numbers"),
+        ("{{ 9 ** 99999 }}", "huge numbers"),
+        ("{{ 9 ** 99 ** 99 }}", "huge numbers"),
         ("{{ '%1000000000d' % 1 }}", "formats"),
         ("{{ '{:1000000000}'.format(1) }}", "unsafe"),
         ("{{ 'x'.center(1000000000) }}", "unsafe"),
@@ -129,10 +130,18 @@ def test_filters_that_pad_are_not_there(name: str) -> None:
 
 
 def test_a_template_can_be_rendered_again_after_a_failure() -> None:
-    template = SandboxedTemplate(
-        "{% for x in range(n) %}{% for y in range(n) %}a{% endfor %}{% endfor %}", "here"
-    )
+    source = "{% for x in range(n) %}{% for y in range(n) %}a{% endfor %}{% endfor %}"
+    template = SandboxedTemplate(source, "here")
     with pytest.raises(TokenizerError, match="steps"):
-        template.render({"n": 1000})
-    for _ in range(50):
-        assert len(template.render({"n": 100})) == 10_000
+        template.render({"n": 400})
+    for _ in range(2):
+        assert len(template.render({"n": 250})) == 62_500
+
+
+def test_a_template_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10_000, 3))
+    monkeypatch.setattr("cg.runtime.prompts.sandbox.time.monotonic", lambda: next(now))
+    template = SandboxedTemplate("{% for x in range(n) %}a{% endfor %}", "here")
+    assert template.render({"n": 3}) == "aaa"
+    with pytest.raises(TokenizerError, match="seconds"):
+        template.render({"n": 4})
