@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,11 +18,9 @@ from cg.cli.commands.download import download
 from cg.cli.commands.inspect import inspect
 from cg.cli.commands.quantize import quantize
 from cg.cli.commands.verify import verify
-from cg.runtime.errors import CgError
+from cg.cli.guard import QuietOption, VerboseOption, errors_told, guarded
 
 __all__ = ["app", "main"]
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
     name="cg",
@@ -39,28 +34,6 @@ app = typer.Typer(
 )
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with its errors told to the user and turned into exit codes."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except CgError as error:
-            output.error(error.message, error.hint)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            output.error("interrupted", None)
-            raise typer.Exit(_INTERRUPTED) from None
-        except BrokenPipeError:
-            # The reader (head, a closed pager) has gone: nobody is left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-
-    return run
-
-
 def _tell_version(wanted: bool) -> None:
     if wanted:
         output.emit(f"cg {__version__}")
@@ -68,25 +41,25 @@ def _tell_version(wanted: bool) -> None:
 
 
 @app.callback()
-@_guarded
 def _global_options(
     context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress bars.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More about what happens.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    output.set_verbosity(quiet=quiet, verbose=verbose)
-    context.default_map = settings.default_map(context.command.commands)  # type: ignore[attr-defined]
+    with errors_told():
+        values = settings.read() | {"quiet": quiet, "verbose": verbose}
+        context.default_map = settings.default_map(context.command, values)
 
 
 for _command in (complete, chat, quantize, verify, download, inspect, bench, demo):
-    app.command(name=_command.__name__)(_guarded(_command))
+    app.command(name=_command.__name__)(guarded(_command))
 for _info in (*models.app.registered_commands, models.app.registered_callback):
     if _info is not None and _info.callback is not None:
-        _info.callback = _guarded(_info.callback)
+        _info.callback = guarded(_info.callback)
 app.add_typer(models.app, name="models")
 
 

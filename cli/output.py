@@ -30,7 +30,7 @@ _verbosity = _NORMAL
 
 
 def set_verbosity(*, quiet: bool, verbose: bool) -> None:
-    """Set once by the main callback: quiet drops notes and progress, verbose adds details."""
+    """Quiet drops notes and progress, verbose adds details."""
     global _verbosity
     _verbosity = _QUIET if quiet else _VERBOSE if verbose else _NORMAL
 

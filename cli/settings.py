@@ -8,7 +8,7 @@ Support/cg`` on macOS, ``%APPDATA%\cg`` on Windows), or the one that ``CG_CONFIG
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def read() -> dict[str, Any]:
     return values
 
 
-def default_map(commands: Iterable[str]) -> dict[str, Any]:
-    """The settings as defaults of every command's options of the same name."""
-    values = read() if config_file().exists() else {}
-    return dict.fromkeys(commands, values)
+def default_map(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` as defaults of the options of the same name of every command below ``command``."""
+    below = getattr(command, "commands", {})
+    return {name: {**values, **default_map(child, values)} for name, child in below.items()}

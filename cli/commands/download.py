@@ -53,9 +53,15 @@ def download(
         folder = fetch(model, revision=revision, token=token, progress=_bars(bars))
     found = next((m for m in registry.list_models() if m.path == folder), None)
     if json:
-        described = {"name": model} if found is None else {"name": found.name, "type": found.type}
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        output.emit_json({**described, "revision": folder.name, "size_bytes": size, "path": str(folder)})
+        output.emit_json(
+            {
+                "name": model if found is None else found.name,
+                "type": None if found is None else found.type,
+                "revision": folder.name if folder.parent.name == "snapshots" else None,
+                "size_bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+                "path": str(folder),
+            }
+        )
     else:
         output.emit(str(folder))
     if found is not None:

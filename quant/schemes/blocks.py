@@ -25,8 +25,10 @@ def as_blocks(rows: NDArray[Any], dtype: DType) -> Floats:
     return rows.astype(np.float32, copy=False).reshape(-1, BLOCK_SIZE)
 
 
-def java_byte(values: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
+def java_byte(values: Floats) -> NDArray[np.int32]:
     """Java's ``(byte) x``: towards zero into an int (saturating, NaN gives 0), of which the low 8 bits."""
-    whole = np.trunc(np.nan_to_num(values, nan=0.0, posinf=_INT_MAX, neginf=_INT_MIN).astype(np.float64))
+    if bool(((values > -128) & (values < 128)).all()):  # whatever is not subnormal, infinite or NaN
+        return values.astype(np.int32)
+    whole = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=_INT_MAX, neginf=_INT_MIN)
     integers: NDArray[np.int64] = np.clip(whole, _INT_MIN, _INT_MAX).astype(np.int64)
     return integers.astype(np.int8).astype(np.int32)

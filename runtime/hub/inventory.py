@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def find(name: str) -> LocalModel:
     snapshot = None
     if wanted is not None and (commit := hf_cache.find_commit(wanted.repo_id, wanted.revision)) is not None:
         snapshot = hf_cache.snapshot_folder(wanted.repo_id, commit)
-    for model in list_models(incomplete=True):
+    models = list_models(incomplete=True)
+    for model in models:
         if model.name == name or model.path == snapshot:
             return model
     if wanted is not None and wanted.revision is None and not hf_cache.refs_by_commit(wanted.repo_id):
@@ -74,7 +75,8 @@ def find(name: str) -> LocalModel:
         if leftover.path.is_dir():
             return leftover
     raise ModelNotFoundError(
-        f"there is no model {name!r} on this machine", hint=suggest(name) or "cg models lists what is here"
+        f"there is no model {name!r} on this machine",
+        hint=suggest(name, [model.name for model in models]) or "cg models lists what is here",
     )
 
 
@@ -105,10 +107,11 @@ def _remove_local(folder: Path, size: int) -> int:
     return size
 
 
-def suggest(name: str) -> str:
-    """``did you mean ...?`` with the nearest known names; empty if none is near."""
-    known = {DEMO, *ALIASES, *ALIASES.values(), *(model.name for model in list_models())}
-    by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
+def suggest(name: str, known: Iterable[str] | None = None) -> str:
+    """``did you mean ...?`` with the nearest known names (default: all there are); empty if none is near."""
+    if known is None:
+        known = [DEMO, *ALIASES, *ALIASES.values(), *(model.name for model in list_models())]
+    by_lower = {candidate.lower(): candidate for candidate in sorted(set(known)) if candidate != name}
     near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=2, cutoff=0.7)]
     return f"did you mean {' or '.join(near)}?" if near else ""
 

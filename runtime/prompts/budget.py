@@ -9,7 +9,7 @@ from cg.runtime.tokenizer import Tokenizer
 
 __all__ = ["Piece", "encode_within", "keep_end", "keep_start", "split_budget"]
 
-_CHARS_PER_TOKEN = 8  # first guess of how much text to look at: code has about 3.5
+_CHARS_PER_TOKEN = 4  # first guess of how much text to look at: code has about 3.5
 _SEAM = 64  # tokens by which a text's beginning may exceed the whole, because they merge across the cut
 _SUFFIX_SHARE = 4
 

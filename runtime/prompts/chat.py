@@ -47,7 +47,7 @@ class ChatTemplate:
     """A chat template with the tokenizer that it writes for."""
 
     def __init__(self, source: str | None, tokenizer: Tokenizer, *, origin: str = "chat template") -> None:
-        """``source`` is jinja2 text, or None for a model that has no template; ``origin`` names it in errors."""
+        """``source`` is jinja2 text, or None for a model without template; ``origin`` names it in errors."""
         self._tokenizer = tokenizer
         self._source = source
         self._origin = origin

@@ -216,3 +216,6 @@ def test_remove_unknown_suggests() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         registry.remove("mine-Q4x")
     assert "mine-q4" in str(caught.value.hint)
+    with pytest.raises(ModelNotFoundError) as caught:
+        registry.remove("codegemma-7b")
+    assert caught.value.hint == "cg models lists what is here"
