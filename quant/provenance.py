@@ -43,7 +43,8 @@ def identify(folder: Path) -> Source:
     match = _CACHE_PATH.search(str(path))
     if match:
         return Source(match["name"], f"{match['org']}/{match['name']}", match["commit"])
-    return Source(path.resolve().name or "model")
+    name = path.resolve().name.encode("utf-8", "replace").decode()  # names of folders may be any bytes
+    return Source("".join(c if c.isprintable() else "?" for c in name) or "model")
 
 
 def metadata(source: Source, options: QuantizeOptions, checksums: Mapping[str, str]) -> dict[str, str]:

@@ -133,7 +133,8 @@ def output_errors(target: Path) -> Iterator[None]:
                 f"the disk ran full while writing {target}", hint="nothing was left behind; free some room"
             ) from e
         hint = "the file system cannot hold a file of this size" if e.errno == errno.EFBIG else None
-        raise OutputError(f"{target} cannot be written: {reason}", hint=hint) from e
+        where = f" ({e.filename})" if e.filename else ""
+        raise OutputError(f"{target} cannot be written: {reason}{where}", hint=hint) from e
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:

@@ -1,6 +1,6 @@
 """Stream a checkpoint through the encoder: mapped source in, blocks out, a few megabytes in between.
 
-Pieces of about a million elements are encoded by a pool of threads and written by the calling one in
+Pieces of a few hundred thousand elements are encoded by a pool of threads and written by the calling one in
 order, so the bytes do not depend on the number of threads. One more thread hashes the source files.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["Advance", "stream", "thread_count"]
 Advance = Callable[[str, int], None]
 """Called after each piece with the tensor's name and the source bytes done since the last call."""
 
-_PIECE_ELEMENTS = 1 << 20
+_PIECE_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pytest
 
+import cg.runtime
+from cg.cli import settings
+from cg.runtime import errors
+
 _ROOT = Path(__file__).parent.parent
 _PAGES = sorted(
     [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md"), *(_ROOT / "runtime" / "demo").glob("*.md")]
@@ -175,3 +179,26 @@ def test_command_line_reference_is_up_to_date() -> None:
     script = [sys.executable, str(_ROOT / "tools" / "make_cli_reference.py"), "--check"]
     run = subprocess.run(script, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_every_environment_variable_and_setting_is_documented() -> None:
+    page = (_ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
+    sources = [p for folder in ("cli", "quant", "runtime") for p in (_ROOT / folder).rglob("*.py")]
+    found = {name for p in sources for name in re.findall(r"[\"'](CG_[A-Z_]+)[\"']", p.read_text("utf-8"))}
+    assert {"CG_MODEL", "CG_HOME", "CG_FORCE_ISA"} <= found
+    assert {name for name in found | set(settings.KEYS) if f"`{name}`" not in page} == set()
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    page = (_ROOT / "docs" / "reference" / "exit-codes.md").read_text("utf-8")
+    documented: dict[str, int] = {}
+    for code, names in re.findall(r"^\| (\d+) \|.*\| ([^|]*)\|$", page, re.M):
+        documented.update({name: int(code) for name in re.findall(r"`(\w+Error)`", names)})
+    assert documented == {name: getattr(errors, name).exit_code for name in documented}
+    for name in set(errors.__all__) - {"CgError"} - set(documented):
+        assert issubclass(getattr(errors, name), errors.FormatError), f"{name} is not on the page"
+
+
+@pytest.mark.parametrize("name", cg.runtime.__all__)
+def test_the_python_api_page_has_every_public_name(name: str) -> None:
+    assert f"`{name}" in (_ROOT / "docs" / "reference" / "python-api.md").read_text("utf-8")

@@ -133,10 +133,11 @@ class Sampler:
         drawn = []
         for _ in range(batches):
             length = int(rng.choice(ROW_LENGTHS, p=ROW_SHARES))
-            drawn.append(self._batch(rng, tokens_per_batch // length, length))
+            drawn.append(self.batch(rng, tokens_per_batch // length, length))
         return drawn
 
-    def _batch(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
+    def batch(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
+        """`rows` documents of at most `length` tokens each."""
         batch = Batch(
             np.full((rows, length), PAD, np.int64),
             np.full((rows, length), PAD, np.int64),

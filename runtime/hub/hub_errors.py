@@ -31,7 +31,7 @@ __all__ = ["Attempt", "is_transient", "retry_after", "translate"]
 
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _TRANSIENT = frozenset({"TimeoutException", "NetworkError", "RemoteProtocolError"})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})  # no EDQUOT on some systems
 _AGAIN = "run the command again: it goes on where it stopped"
 
 

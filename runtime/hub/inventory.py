@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cg.runtime.errors import ModelNotFoundError, OutputError, UsageError
 from cg.runtime.hub import hf_cache
-from cg.runtime.hub.model_folder import folder_size, missing_files, model_type, weights_type
+from cg.runtime.hub.model_folder import file_size, folder_size, missing_files, model_type, weights_type
 from cg.runtime.hub.names import (
     ALIASES,
     DEMO,
@@ -149,5 +149,5 @@ def _describe(name: str, folder: Path, origin: str, repo_id: str | None = None) 
     size = folder_size(folder)
     if missing and repo_id is not None:
         # The parts of large files: nothing in the snapshot links to them yet.
-        size += sum(part.stat().st_size for part in hf_cache.repo_folder(repo_id).glob("blobs/*.incomplete"))
+        size += sum(map(file_size, hf_cache.repo_folder(repo_id).glob("blobs/*.incomplete")))
     return LocalModel(name, folder, kind, weights, size, origin, repo_id)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFIG", "folder_size", "missing_files", "model_type", "weights_type"]
+__all__ = ["CONFIG", "file_size", "folder_size", "missing_files", "model_type", "weights_type"]
 
 CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -23,7 +23,15 @@ def missing_files(folder: Path) -> list[str]:
 
 def folder_size(folder: Path) -> int:
     """Bytes of all files below the folder, links followed."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(file_size(path) for path in folder.rglob("*"))
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, a link followed; 0 for a folder and for what a running download has just renamed."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def model_type(folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """Fetching one large file of a repository so that an interrupted transfer can go on later.
 
 huggingface_hub starts a file over when the process that fetched it has died (its partial files carry
-random names since 1.19). At several gigabytes a file this module therefore moves the bytes itself, with the
+random names since 1.18). At several gigabytes a file this module therefore moves the bytes itself, with the
 client's own session and headers: the part lies beside the blob as ``<blob>.incomplete``, is continued with
 an HTTP Range request, and becomes the blob only when its SHA-256 is the one that the Hub lists.
 """

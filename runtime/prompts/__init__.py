@@ -1,1 +1,1 @@
-"""TODO."""
+"""Prompts as token ids: fill-in-the-middle and conversations."""

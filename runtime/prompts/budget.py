@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from cg.runtime.tokenizer import Tokenizer
 
-__all__ = ["Piece", "encode_within", "keep_end", "keep_start", "split_budget"]
+__all__ = ["SUFFIX_SHARE", "Piece", "encode_within", "keep_end", "keep_start", "split_budget"]
 
 _CHARS_PER_TOKEN = 4  # first guess of how much text to look at: code has about 3.5
 _SEAM = 64  # tokens by which a text's beginning may exceed the whole, because they merge across the cut
-_SUFFIX_SHARE = 4
+SUFFIX_SHARE = 4
+"""The suffix gets one part in so many, when prefix and suffix both are too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ def keep_end(tokenizer: Tokenizer, text: str, limit: int) -> Piece:
     line = text[text.rfind("\n") + 1 :]
     ids = encode_within(tokenizer, line, limit)
     if ids is None:
-        return _fitting(tokenizer, line, limit, _END)
-    kept = _fitting(tokenizer, text, limit, _END).text
+        return _inside(tokenizer, line, limit, _END)
+    kept = _END.chars(text, _estimate(tokenizer, text, limit, _END))
     if len(kept) < len(text) and text[-len(kept) - 1] != "\n":
         kept = kept[kept.find("\n") + 1 :]
     while len(kept) > len(line):
@@ -66,8 +67,8 @@ def keep_start(tokenizer: Tokenizer, text: str, limit: int) -> Piece:
     line = text[: text.find("\n") + 1] or text
     ids = encode_within(tokenizer, line, limit)
     if ids is None:
-        return _fitting(tokenizer, line, limit, _START)
-    kept = _fitting(tokenizer, text, limit, _START).text
+        return _inside(tokenizer, line, limit, _START)
+    kept = _START.chars(text, _estimate(tokenizer, text, limit, _START))
     if len(kept) < len(text):
         kept = kept[: kept.rfind("\n") + 1]
     while len(kept) > len(line):
@@ -86,11 +87,12 @@ def split_budget(room: int, prefix: int, suffix: int, prefix_line: int, suffix_l
 
     Args:
         room: tokens for both.
-        prefix: tokens of the whole prefix; numbers above ``room`` mean just that. ``suffix`` likewise.
+        prefix: tokens of the whole prefix, or any number above ``room``.
+        suffix: tokens of the whole suffix, or any number above what it can get.
         prefix_line: tokens of the cursor's line before the cursor.
         suffix_line: tokens of the cursor's line after it.
     """
-    quarter = room // _SUFFIX_SHARE
+    quarter = room // SUFFIX_SHARE
     for_suffix = max(quarter, room - prefix)
     if prefix_line + suffix_line <= room:
         for_suffix = min(max(for_suffix, suffix_line), room - prefix_line)
@@ -110,18 +112,22 @@ _END = _Side(lambda text, n: text[len(text) - n :], lambda ids, n: ids[len(ids) 
 _START = _Side(lambda text, n: text[:n], lambda ids, n: ids[:n])
 
 
-def _fitting(tokenizer: Tokenizer, text: str, limit: int, side: _Side) -> Piece:
-    """About as many characters from one side of ``text`` as ``limit`` tokens hold, wherever that cuts."""
+def _estimate(tokenizer: Tokenizer, text: str, limit: int, side: _Side) -> int:
+    """About how many characters from one side of ``text`` are ``limit`` tokens."""
     seen = max(limit, 1) * _CHARS_PER_TOKEN
     while True:
         near = side.chars(text, min(seen, len(text)))
         ids = tokenizer.encode(near)
         if len(ids) >= limit or len(near) == len(text):
-            break
+            return min(len(near), len(tokenizer.decode(side.ids(ids, min(limit, len(ids))))))
         seen *= 2
-    length = min(len(near), len(tokenizer.decode(side.ids(ids, min(limit, len(ids))))))
+
+
+def _inside(tokenizer: Tokenizer, line: str, limit: int, side: _Side) -> Piece:
+    """One side of a line that does not fit, cut wherever the tokens end."""
+    length = _estimate(tokenizer, line, limit, side)
     while True:
-        kept = side.chars(near, length)
+        kept = side.chars(line, length)
         ids = tokenizer.encode(kept)
         if len(ids) <= limit:
             return Piece(kept, ids)

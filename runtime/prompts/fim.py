@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 from cg.runtime.errors import ContextLengthError, PromptError, TokenizerError
-from cg.runtime.prompts.budget import Piece, encode_within, keep_end, keep_start, split_budget
+from cg.runtime.prompts.budget import SUFFIX_SHARE, Piece, encode_within, keep_end, keep_start, split_budget
 from cg.runtime.tokenizer import Tokenizer
 
 __all__ = ["ContextFile", "FimMode", "FimPrompt", "FimTokens", "build_fim", "build_plain", "stop_ids"]
@@ -175,21 +175,22 @@ def _fit(
         )
     line = _path_line(tokenizer, path)
     p = encode_within(tokenizer, prefix, room)
-    s = encode_within(tokenizer, suffix, room)
+    s = encode_within(tokenizer, suffix, room) if p is not None else None
     if p is not None and s is not None and len(line) + len(p) + len(s) <= room:
         spare = room - len(line) - len(p) - len(s)
         files, dropped = _fit_context(tokenizer, context, spare, separator)
         return _Fitted([*files, *line], Piece(prefix, p), Piece(suffix, s), dropped)
     dropped = _left_out([file.path for file in context])
-    p_line = encode_within(tokenizer, prefix[prefix.rfind("\n") + 1 :], room)
-    s_line = encode_within(tokenizer, suffix[: suffix.find("\n") + 1] or suffix, room)
-    p_line_size, s_line_size = (room + 1 if ids is None else len(ids) for ids in (p_line, s_line))
-    if line and len(line) + p_line_size + s_line_size > room:
+    p_line = _size(tokenizer, prefix[prefix.rfind("\n") + 1 :], room)
+    s_line = _size(tokenizer, suffix[: suffix.find("\n") + 1] or suffix, room)
+    if line and len(line) + p_line + s_line > room:
         line = []
         dropped.append("path line left out")
     room -= len(line)
-    p_size, s_size = (room + 1 if ids is None else len(ids) for ids in (p, s))
-    _, for_suffix = split_budget(room, p_size, s_size, p_line_size, s_line_size)
+    p_size = room + 1 if p is None else len(p)
+    # Beside a long prefix the suffix can get no more than this, so that no more of it need be encoded.
+    s_size = _size(tokenizer, suffix, room if p is not None else max(room // SUFFIX_SHARE, s_line))
+    _, for_suffix = split_budget(room, p_size, s_size, p_line, s_line)
     kept_prefix = keep_end(tokenizer, prefix, room - for_suffix)
     kept_suffix = keep_start(tokenizer, suffix, room - len(kept_prefix.ids))
     cut = prefix[: len(prefix) - len(kept_prefix.text)]
@@ -197,6 +198,12 @@ def _fit(
     cut = suffix[len(kept_suffix.text) :]
     dropped += _cut_note("suffix", "end", suffix, cut, at_line=kept_suffix.text.endswith("\n"))
     return _Fitted(line, kept_prefix, kept_suffix, dropped)
+
+
+def _size(tokenizer: Tokenizer, text: str, limit: int) -> int:
+    """The number of tokens of ``text``, or ``limit + 1`` if there are more than ``limit``."""
+    ids = encode_within(tokenizer, text, limit)
+    return limit + 1 if ids is None else len(ids)
 
 
 def _path_line(tokenizer: Tokenizer, path: str | None) -> list[int]:

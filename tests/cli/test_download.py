@@ -1,4 +1,4 @@
-"""``cg download`` as a user runs it: a process of its own against a local Hub."""
+"""``cg download`` as a user runs it, against a local Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from cg.cli.main import app
 from cg.runtime.hub import hf_cache, registry
 
 
@@ -36,24 +38,33 @@ hub_server = _load_hub_server()
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def hub(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from huggingface_hub import close_session, constants
+
+    # Read by huggingface_hub when it is imported, so the environment comes too late.
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(isolated_home / "huggingface" / "token"))
     with hub_server.serve() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
+        close_session()
 
 
 def add_model(hub: Any, repo_id: str, **settings: Any) -> Any:
     return hub.add(repo_id, hub_server.Repo(hub_server.model_files(), **settings))
 
 
-def cg(*args: str) -> subprocess.CompletedProcess[str]:
+def cg(*args: str) -> Result:
+    return CliRunner().invoke(app, args)
+
+
+def cg_process(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cg.cli", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def test_path_on_stdout_and_what_next_on_stderr(hub: Any) -> None:
     repo = add_model(hub, "google/codegemma-2b")
-    result = cg("download", "codegemma-2b")
+    result = cg_process("download", "codegemma-2b")
     assert result.returncode == 0
     folder = hf_cache.snapshot_folder("google/codegemma-2b", repo.commit)
     assert result.stdout == f"{folder}\n"
@@ -82,11 +93,11 @@ def test_json(hub: Any) -> None:
 def test_gated_model_tells_the_way(hub: Any) -> None:
     add_model(hub, "google/codegemma-7b-it", gated=True)
     result = cg("download", "codegemma-7b-it")
-    assert (result.returncode, result.stdout) == (5, "")
+    assert (result.exit_code, result.stdout) == (5, "")
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: google/codegemma-7b-it is gated")
     assert hint.startswith(f"hint: accept the licence at {hub.url}/google/codegemma-7b-it, then log in with")
-    assert cg("download", "codegemma-7b-it", "--token", hub_server.GOOD_TOKEN).returncode == 0
+    assert cg("download", "codegemma-7b-it", "--token", hub_server.GOOD_TOKEN).exit_code == 0
 
 
 @pytest.mark.parametrize("place", ["option", "environment", "login"])
@@ -102,7 +113,7 @@ def test_no_output_ever_holds_the_token(
             (isolated_home / "huggingface").mkdir(exist_ok=True)
             (isolated_home / "huggingface" / "token").write_text(token, encoding="utf-8")
         result = cg("-v", "download", "o/m", *option)
-        assert result.returncode == 5
+        assert result.exit_code == 5
         assert result.stderr.startswith("error: ")
         assert "secr" not in result.stdout + result.stderr
 
@@ -120,14 +131,14 @@ def test_no_output_ever_holds_the_token(
 def test_refusals(hub: Any, args: list[str], code: int, message: str) -> None:
     add_model(hub, "o/m")
     result = cg("download", *args)
-    assert (result.returncode, result.stdout) == (code, "")
+    assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_no_network(isolated_home: Path) -> None:
+def test_no_network() -> None:
     result = cg("download", "codegemma-2b")  # HF_ENDPOINT is a port where nobody listens
-    assert result.returncode == 5
+    assert result.exit_code == 5
     assert result.stderr.startswith("error: 127.0.0.1:9 refuses the connection\nhint: ")
 
 
@@ -149,7 +160,7 @@ def test_interrupted_by_the_user_and_resumed(hub: Any) -> None:
     (model,) = registry.list_models(incomplete=True)[1:]
     assert (model.name, model.kind) == ("o/m", "incomplete")
     assert model.size > 500_000
-    assert cg("download", "o/m").returncode == 0
+    assert cg("download", "o/m").exit_code == 0
     assert hub.gets("model.safetensors", "store")[-1].headers["range"].startswith("bytes=")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,12 @@ def test_sources_are_named_after_what_their_folder_tells(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert identify(Path()) == Source("here")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are always Unicode")
+def test_folder_names_may_be_any_bytes(golden: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"bad\xff\nname")
+    shutil.copytree(golden / "gemma-mha-wide", source)
+    assert identify(source) == Source("bad??name")
+    quantize(source, tmp_path / "out")
+    assert "# bad??name, quantized to Q4" in (tmp_path / "out" / "README.md").read_text()

@@ -8,6 +8,7 @@ kept in ``requests``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -59,7 +60,8 @@ class Repo:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(b"".join(k.encode() + v for k, v in sorted(self.files.items()))).hexdigest()
+        content = [f"{name} {_git_sha(data)}" for name, data in sorted(self.files.items())]
+        return hashlib.sha1("\n".join(content).encode()).hexdigest()
 
     def size(self, name: str) -> int:
         return self.claimed_sizes.get(name, len(self.files[name]))
@@ -133,10 +135,12 @@ def model_files(*, rows: int = 2048, shards: int = 1, dtype: str = "F16") -> dic
     return files
 
 
+@functools.lru_cache
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@functools.lru_cache
 def _git_sha(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
