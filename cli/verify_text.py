@@ -43,9 +43,9 @@ def conclusion(figures: Figures) -> str:
 def circumstances(result: Verification) -> str:
     """On what and how the figures were measured."""
     backend = f"{result.backend} {result.isa}" if result.backend == "native" else result.isa
-    read = result.chunks * result.context
+    tokens = f"{result.figures.tokens:,} tokens scored of {result.chunks * result.context:,}"
     return (
-        f"{result.figures.tokens:,} tokens scored of {read:,} in chunks of {result.context}, from {result.text}; "
+        f"{tokens} in chunks of {result.context}, from {result.text}; "
         f"{backend}, threads: {result.threads}, {result.activations} activations, {result.seconds:.1f} s"
     )
 

@@ -73,8 +73,12 @@ def make_plan(
     """The tensors of every shard in the order of their bytes, which is also the order of writing.
 
     Raises:
-        UsageError: the source is quantized already, or there is nothing to quantize.
+        UsageError: the source is quantized already, nothing is left to quantize, or a pattern is empty.
     """
+    if "" in options.patterns:
+        raise UsageError(
+            "an empty keep pattern would keep every tensor", hint="name a part of a tensor's name"
+        )
     done = next((t for t in checkpoint.tensors.values() if t.dtype.is_quantized), None)
     if done is not None:
         raise UsageError(
@@ -85,7 +89,7 @@ def make_plan(
     if not any(t.is_quantized for _, tensors in plan for t in tensors):
         raise UsageError(
             f"nothing to quantize in {checkpoint.folder}: every tensor is kept",
-            hint=f"keep patterns: {', '.join(options.patterns) or 'none'}",
+            hint=f"keep patterns: {', '.join(options.patterns)}" if options.patterns else None,
         )
     return plan
 

@@ -1,7 +1,8 @@
 """The documentation: every command block runs, every output is as shown, every link leads somewhere.
 
 Blocks marked ``sh`` and ``python`` are run, page by page and in order, each page in an empty folder with an
-empty home. A ``text`` block right after one is its output; a line ``...`` in it stands for any lines.
+empty home. A ``text`` block right after one is its output; ``...`` in it stands for any text, and on a
+line of its own for any lines.
 ``console`` blocks need what a test has not (the network, gated weights) and are not run.
 """
 
@@ -67,9 +68,12 @@ def _pages_with(*languages: str) -> list[Path]:
 
 
 def _matches(output: str, shown: str) -> bool:
-    """Whether an output is what the page shows, where a line ``...`` stands for any number of lines."""
-    parts = re.split(r"^\s*\.\.\.\s*$\n?", shown.rstrip() + "\n", flags=re.M)
-    pattern = r"(?:.*\n)*".join(re.escape(part) for part in parts)
+    """Whether an output is what the page shows, where ``...`` stands for any text, and alone for any lines."""
+    patterns = {"...": r"(?:.*\n)*"}
+    pattern = "".join(
+        patterns.get(line.strip()) or re.escape(line).replace(r"\.\.\.", ".*") + "\n"
+        for line in map(str.rstrip, shown.rstrip().splitlines())
+    )
     lines = "".join(line.rstrip() + "\n" for line in output.rstrip().splitlines())
     return re.fullmatch(pattern, lines) is not None
 
@@ -171,6 +175,8 @@ def test_ci_runs_the_commands_at_the_top_of_the_readme() -> None:
 def test_the_output_comparison_compares() -> None:
     assert _matches("a\nb  \nc\n", "a\n...\nc\n")
     assert _matches("a\nc", "a\n...\nc")
+    assert _matches("a 1.5 b\n", "a ... b\n")
+    assert not _matches("a 1.5\nb\n", "a ... b\n")
     assert not _matches("a\nb\n", "a\n")
     assert not _matches("a.c\n", "abc\n")
 

@@ -4,15 +4,13 @@
 
 `--layers` lists the layers of the new model by number of the old one; `+n` is a copy of layer n whose
 outputs are zero, so that at first it does nothing. `--bridge` seeds, in one head of the given layers, what
-PSM needs: `<|fim_middle|>` looks at the `<|fim_suffix|>` that ends the prefix (a rank-one change of q_proj
-and k_proj along the slowest rotary frequency) and takes over what is predicted there (a regression for
-that head's part of o_proj). Directions come from training text only.
+PSM needs: `<|fim_middle|>` looks at the `<|fim_suffix|>` that ends the prefix. It is a rank-one change of
+q_proj and k_proj along the slowest rotary frequency; the directions come from training text.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from torch import Tensor
 
 BRIDGE_LOGIT = 12.0
 RIDGE = 1e-2
-ROWS = 1600
+ROWS = 400
 
 
 def grow(old: dict[str, Tensor], layers: list[str]) -> dict[str, Tensor]:
@@ -65,7 +63,7 @@ def draw_rows(sampler: Sampler, count: int) -> Rows:
 
 @torch.no_grad()
 def seed_bridge(model: DemoGemma, rows: Rows, layers: list[int]) -> None:
-    """Let the weakest head of each layer carry what `<|fim_suffix|>` predicts over to `<|fim_middle|>`, in PSM."""
+    """Let the weakest head of each layer look from `<|fim_middle|>` to `<|fim_suffix|>`, in PSM."""
     c = model.config
     for number in layers:
         layer = model.model.layers[number]
@@ -73,7 +71,7 @@ def seed_bridge(model: DemoGemma, rows: Rows, layers: list[int]) -> None:
         attention = layer.self_attn
         blocks = attention.o_proj.weight.view(c.hidden_size, c.num_attention_heads, c.head_dim)
         head = int(blocks.norm(dim=(0, 2)).argmin())
-        states, _, _ = trace(model, attention, rows.ids)
+        states = attention_input(model, attention, rows.ids)
         near = (rows.ids == FIM_SUFFIX) | (rows.ids == FIM_MIDDLE)
         is_query, is_key = torch.zeros_like(near), torch.zeros_like(near)
         number_of_row = torch.arange(len(rows.ids))
@@ -83,30 +81,20 @@ def seed_bridge(model: DemoGemma, rows: Rows, layers: list[int]) -> None:
         scale = (BRIDGE_LOGIT * c.head_dim**0.5) ** 0.5
         attention.q_proj.weight[head * c.head_dim + slow] += scale * detector(states, is_query, near)
         attention.k_proj.weight[slow] += scale * detector(states, is_key, near)
-        _, mixed, final = trace(model, attention, rows.ids)
-        index = number_of_row[rows.psm]
-        z = mixed[index, rows.middle[index]].unflatten(-1, (c.num_attention_heads, c.head_dim))[:, head]
-        wanted = final[index, rows.suffix[index]] - final[index, rows.middle[index]]
-        moment = z.T @ z
-        moment += RIDGE * moment.diagonal().mean() * torch.eye(c.head_dim)
-        blocks[:, head] += torch.linalg.solve(moment, z.T @ wanted).T
 
 
-def trace(model: DemoGemma, attention: Attention, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every position: the input of `attention`, the mixed values before o_proj, the residual after all layers."""
-    seen: list[list[Tensor]] = [[], [], []]
+def attention_input(model: DemoGemma, attention: Attention, ids: Tensor) -> Tensor:
+    """What `attention` reads at every position: [rows, length, hidden]."""
+    seen: list[Tensor] = []
 
-    def keep(place: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, arguments: seen[place].append(arguments[0])
+    def keep(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(arguments[0])
 
-    watched = (attention, attention.o_proj, model.model.norm)
-    hooks = [module.register_forward_pre_hook(keep(i)) for i, module in enumerate(watched)]
+    hook = attention.register_forward_pre_hook(keep)
     for chunk in ids.split(64):
         model(chunk)
-    for hook in hooks:
-        hook.remove()
-    states, mixed, final = (torch.cat(s) for s in seen)
-    return states, mixed, final
+    hook.remove()
+    return torch.cat(seen)
 
 
 def detector(states: Tensor, positive: Tensor, near: Tensor) -> Tensor:

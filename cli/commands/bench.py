@@ -21,7 +21,7 @@ def bench(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", envvar="CG_MODEL", help="Folder, alias, Hub id or local name; see cg models."
+            metavar="MODEL", envvar="CG_MODEL", help="Folder, alias, Hub id or local name; see cg models."
         ),
     ] = None,
     prompt: Annotated[
@@ -55,6 +55,8 @@ def bench(
       cg bench codegemma-2b-q4 -p 128,512,2048 -n 0 -r 3 -o md
       cg bench demo -p 64 -n 16 --json
     """
+    if json and form not in ("table", "json"):
+        raise UsageError(f"--json and --output {form} exclude each other")
     folder = model_folder(model)
 
     from cg.cli import bench_text

@@ -87,6 +87,7 @@ def test_the_model_comes_from_the_settings(
         (("demo", "-p", "0", "-n", "0"), 2, "nothing to measure"),
         (("demo", "-p", "99999"), 2, "99999 tokens does not fit"),
         (("demo", "-r", "0"), 2, "-r"),
+        (("demo", "-o", "csv", "--json"), 2, "exclude each other"),
         (("no-such-model",), 5, "no-such-model"),
     ],
 )

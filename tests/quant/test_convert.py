@@ -239,6 +239,11 @@ def test_nothing_to_quantize_is_refused(golden: Path, tmp_path: Path) -> None:
         quantize(golden / "gemma-mqa", tmp_path / "out", QuantizeOptions(keep=("model",)))
 
 
+def test_an_empty_pattern_is_refused(golden: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="empty keep pattern"):
+        quantize(golden / "gemma-mqa", tmp_path / "out", QuantizeOptions(keep=("norm", "")))
+
+
 @pytest.mark.parametrize("out", ["source", "source/inside", ".", "source/../source", "link"])
 def test_output_and_source_stay_apart(make_source: MakeSource, tmp_path: Path, out: str) -> None:
     source = make_source({"w": np.ones((2, 32), np.float32)})
@@ -261,3 +266,16 @@ def test_library_is_silent_and_does_not_need_torch(golden: Path, tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_a_compiler_the_bytes_are_the_same(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = quantize(golden / "gemma-mqa", tmp_path / "a")
+    monkeypatch.setattr("cg.quant.schemes.native_problem", lambda: "not compiled")
+    monkeypatch.setattr("cg.quant.convert.native_problem", lambda: "not compiled")
+    second = quantize(golden / "gemma-mqa", tmp_path / "b")
+    assert second.encoder == "numpy"
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+    assert second.totals.relative_error == pytest.approx(first.totals.relative_error, rel=1e-5)

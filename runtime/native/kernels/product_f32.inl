@@ -5,7 +5,7 @@ namespace {
 
 // One row with T tokens. Every token has the same two chains of sums, whatever T is.
 template <Format format, int T>
-CG_INLINE void row_product_f32(const ProductArgs& args, int64_t row, int64_t token) {
+void row_product_f32(const ProductArgs& args, int64_t row, int64_t token) {
   const int64_t cols = args.weight.cols, blocks = cols / kBlock, rest = cols % kBlock;
   const uint8_t* data = args.weight.data + row * bytes_of(format, cols);
   const uint8_t* scales = is_blocked(format) ? args.weight.scales + row * blocks * 4 : nullptr;

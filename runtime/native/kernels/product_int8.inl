@@ -89,7 +89,7 @@ CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const Quanti
 
 // One row with T tokens. Every token has the same two chains of sums, whatever T is.
 template <Format format, int T>
-CG_INLINE void row_product_int8(const ProductArgs& args, int64_t row, int64_t token) {
+void row_product_int8(const ProductArgs& args, int64_t row, int64_t token) {
   const int64_t blocks = args.weight.cols / kBlock, grouped = blocks / kBlockGroup * kBlockGroup;
   const int64_t block_bytes = bytes_of(format, kBlock);
   const uint8_t* data = args.weight.data + row * blocks * block_bytes;

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
@@ -133,6 +134,12 @@ def model_files(*, rows: int = 2048, shards: int = 1, dtype: str = "F16") -> dic
     if shards > 1:
         files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     return files
+
+
+def assert_whole(folder: Path, repo: Repo) -> None:
+    """Every file in the folder is, byte for byte, the repository's."""
+    for file in folder.iterdir():
+        assert file.read_bytes() == repo.files[file.name], file.name
 
 
 @functools.lru_cache
