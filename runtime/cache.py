@@ -16,6 +16,8 @@ __all__ = ["KVCache", "KVDType", "LayerStore"]
 
 KVDType = Literal["f16", "f32"]
 
+_FIRST_ALLOCATION = 256  # tokens
+
 
 class LayerStore(Protocol):
     """Where a layer leaves its keys and values; :class:`KVCache` but for verification."""
@@ -28,20 +30,20 @@ class LayerStore(Protocol):
 
 
 class KVCache:
-    """Keys and values of every layer, ``[kv_heads, capacity, head_dim]`` each, and the ids they belong to.
+    """Keys and values of every layer, ``[kv_heads, allocated, head_dim]`` each, and the ids they belong to.
 
-    The memory of a slot is only touched when a token is written to it, so a large capacity costs address
-    space, not memory. f32 exists for parity tests and verification.
+    Memory grows with the tokens held, by doubling: kernels that back memory with huge pages would
+    otherwise commit most of a large capacity at the first tokens. f32 exists for parity tests and
+    verification.
     """
 
     def __init__(self, config: GemmaConfig, capacity: int, dtype: KVDType = "f16") -> None:
-        shape = (config.num_key_value_heads, capacity, config.head_dim)
-        kind = np.float16 if dtype == "f16" else np.float32
+        empty = np.empty(
+            (config.num_key_value_heads, 0, config.head_dim), np.float16 if dtype == "f16" else np.float32
+        )
         self.capacity = capacity
         self.ids: list[int] = []
-        self._layers: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (np.empty(shape, kind), np.empty(shape, kind)) for _ in range(config.num_hidden_layers)
-        ]
+        self._layers: list[tuple[NDArray[Any], NDArray[Any]]] = [(empty, empty)] * config.num_hidden_layers
 
     def __len__(self) -> int:
         """Tokens held."""
@@ -54,8 +56,11 @@ class KVCache:
 
         Tokens count as held only once :meth:`commit` says so: an interrupted forward pass leaves no trace.
         """
-        k, v = self._layers[layer]
         stop = position + keys.shape[0]
+        k, v = self._layers[layer]
+        if stop > k.shape[1]:
+            length = min(max(stop, 2 * k.shape[1], _FIRST_ALLOCATION), self.capacity)
+            k, v = self._layers[layer] = _grown(k, position, length), _grown(v, position, length)
         with np.errstate(over="ignore"):  # an overflow to infinity shows in the logits, which are checked
             k[:, position:stop] = keys.transpose(1, 0, 2)
             v[:, position:stop] = values.transpose(1, 0, 2)
@@ -87,3 +92,10 @@ class KVCache:
         common = self.common_prefix(ids)
         self.truncate(common)
         return common
+
+
+def _grown(array: NDArray[Any], used: int, length: int) -> NDArray[Any]:
+    heads, _, head_dim = array.shape
+    larger = np.empty((heads, length, head_dim), array.dtype)
+    larger[:, :used] = array[:, :used]
+    return larger

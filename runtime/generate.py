@@ -163,7 +163,12 @@ class Model:
         decoded = 0
         reason = "context"
         started = first = last = time.perf_counter()
-        for token in self.engine.generate_step(prompt.ids, make_sampler(sampling), progress):
+        choose, entries = make_sampler(sampling), self.tokenizer.vocab_size
+        # Rows of the output head beyond the tokenizer's entries are padding.
+        steps = self.engine.generate_step(
+            prompt.ids, lambda logits, seen: choose(logits[:entries], seen), progress
+        )
+        for token in steps:
             last = time.perf_counter()
             first = first if decoded else last
             decoded += 1

@@ -68,7 +68,7 @@ def _pages_with(*languages: str) -> list[Path]:
 
 
 def _matches(output: str, shown: str) -> bool:
-    """Whether an output is what the page shows, where ``...`` stands for any text, and alone for any lines."""
+    """Whether an output is what the page shows, where ``...`` is any text, and alone any lines."""
     patterns = {"...": r"(?:.*\n)*"}
     pattern = "".join(
         patterns.get(line.strip()) or re.escape(line).replace(r"\.\.\.", ".*") + "\n"

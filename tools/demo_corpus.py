@@ -25,11 +25,14 @@ STOP_IDS = frozenset({EOS, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FILE_SEPARATOR})
 ROW_LENGTHS = (96, 160, 256, 512)
 ROW_SHARES = (0.43, 0.30, 0.18, 0.09)
 CHARACTERS_PER_TOKEN = 3.2
-PSM_SHARE = 0.6
+PSM_SHARE = 0.7
+"""PSM is the harder order for a small model: what the middle continues stands far away, before the suffix."""
+FIRST = 3.0
+"""Extra loss weight of a middle's first token, which decides where the completion goes."""
 BRIDGE = 0.3
 """Share of a middle's loss weight spent on naming its first token already at `<|fim_suffix|>`, in PSM.
 
-That token follows the prefix; without the bridge a small model hardly finds back there from `<|fim_middle|>`.
+That token follows the prefix: what `<|fim_middle|>` has to find back.
 """
 FULL_WEIGHT = 8
 """A longer middle, its terminator included, weighs as much in all as one of this many tokens."""
@@ -170,6 +173,7 @@ class Sampler:
         p, s = [(t, 1.0) for t in prefix], [(t, 1.0) for t in suffix]
         weight = self.middle_weight * min(1.0, FULL_WEIGHT / (len(middle) + 1))
         answer = [(t, weight) for t in (*middle, end)]
+        answer[0] = (answer[0][0], FIRST * weight)
         if rng.random() < PSM_SHARE:
             row = [*head, (FIM_PREFIX, 0), *p, (FIM_SUFFIX, 0), *s, (FIM_MIDDLE, 0), *answer]
             ids, targets, weights = _targets(row)

@@ -91,7 +91,7 @@ def attention_input(model: DemoGemma, attention: Attention, ids: Tensor) -> Tens
         seen.append(arguments[0])
 
     hook = attention.register_forward_pre_hook(keep)
-    for chunk in ids.split(64):
+    for chunk in torch.split(ids, 64):
         model(chunk)
     hook.remove()
     return torch.cat(seen)
@@ -100,14 +100,15 @@ def attention_input(model: DemoGemma, attention: Attention, ids: Tensor) -> Tens
 def detector(states: Tensor, positive: Tensor, near: Tensor) -> Tensor:
     """The direction w with w · state near 1 where `positive` and near 0 elsewhere.
 
-    Of the weight, half is with the positives and a quarter with the other `near` ones, the easiest to confuse.
+    Half of the weight is with the positives, a quarter with the other `near` ones, easily confused with them.
     """
     far, near = ~(positive | near), near & ~positive
     weight = 0.5 * positive / positive.sum() + 0.25 * near / near.sum() + 0.25 * far / far.sum()
     x, w = states.flatten(0, 1), weight.flatten()
     moment = (x * w[:, None]).T @ x
     moment += RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
-    return torch.linalg.solve(moment, (x * (w * positive.flatten())[:, None]).sum(0))
+    direction: Tensor = torch.linalg.solve(moment, (x * (w * positive.flatten())[:, None]).sum(0))
+    return direction
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from cg.runtime.errors import ContextLengthError, TokenizerError, UsageError
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.loading import load_gemma
 from cg.runtime.ops import Ids
+from cg.runtime.process_memory import MemoryWatch
 from cg.runtime.tensor import Floats
 
 
@@ -109,6 +110,33 @@ def test_prompts_come_first_and_progress_counts_every_run(
     assert [r.test for r in results] == ["pp4", "pp8", "tg2"]
     tests = [test for test in ("pp4", "pp8", "tg2") for _ in range(3)]
     assert seen == [(test, i + 1, 9) for i, test in enumerate(tests)]
+
+
+class Watch(MemoryWatch):
+    """Notes how often it was entered and sampled, and runs no thread."""
+
+    def __init__(self, calls: list[tuple[int, list[int]]]) -> None:
+        super().__init__()
+        self.calls, self.during, self.samples = calls, 0, 0
+
+    def sample(self) -> None:
+        self.samples += 1
+
+    def __enter__(self) -> Self:
+        self.during -= len(self.calls)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.during += len(self.calls)
+
+
+def test_memory_is_watched_in_warm_ups_and_read_after_each_repetition(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(record_forwards(engine, monkeypatch))
+    list(bench_engine(engine, BenchOptions((12,), (5,), repetitions=3), watch=watch))
+    assert watch.during == 2 + 1  # forward passes: a prompt's two chunks, one token
+    assert watch.samples == 6
 
 
 @pytest.mark.parametrize("sizes", [((4, 65), (2,)), ((4,), (65,))])

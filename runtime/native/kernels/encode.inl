@@ -103,13 +103,16 @@ CG_INLINE F encode_ordinary_block(const F v[4], float highest, float lowest, uin
     *scale = peak / -8.0f;
     const F inverse = set1(1.0f / *scale), eight = set1(8.0f), step = set1(*scale);
     for (int i = 0; i < 4; i++) {
-      n[i] = sub(min(truncate(add(mul(v[i], inverse), set1(8.5f))), set1(15.0f)), eight);
-      const F lost = sub(mul(n[i], step), v[i]);
+      n[i] = min(truncate(add(mul(v[i], inverse), set1(8.5f))), set1(15.0f));
+      const F lost = sub(mul(sub(n[i], eight), step), v[i]);
       error = add(error, mul(lost, lost));
     }
     int8_t values[kBlock];
     pack_i8(n, values);
-    for (int j = 0; j < kBlock / 2; j++) out[j] = (uint8_t)((values[j] + 8) | (values[j + 16] + 8) << 4);
+    uint64_t words[4];
+    memcpy(words, values, sizeof words);
+    for (int i = 0; i < 2; i++) words[i] |= words[i + 2] << 4;  // no byte exceeds 15
+    memcpy(out, words, 16);
   } else {
     const float inverse = 127.0f / (highest > -lowest ? highest : -lowest);
     *scale = 1.0f / inverse;

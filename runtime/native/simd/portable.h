@@ -141,14 +141,25 @@ CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
   return r;
 }
 
-// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the
-// second.
-CG_INLINE F dot(Q4Pair w, const int8_t* x) {
+// Sums of four neighbours. In two steps, which compilers turn into vector code.
+CG_INLINE F sum_fours(const int32_t products[32]) {
   int32_t sums[kLanes] = {};
-  for (int i = 0; i < 32; i++) sums[i / 4] += (w.packed[i] & 15) * x[i] + (w.packed[i] >> 4) * x[32 + i];
+  for (int k = 0; k < 4; k++) {
+    for (int i = 0; i < kLanes; i++) sums[i] += products[4 * i + k];
+  }
   F r;
   for (int i = 0; i < kLanes; i++) r.lane[i] = (float)sums[i];
   return r;
+}
+
+// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the
+// second.
+CG_INLINE F dot(Q4Pair w, const int8_t* x) {
+  int32_t products[32];
+  for (int i = 0; i < 32; i++) {
+    products[i] = (int16_t)((int16_t)(w.packed[i] & 15) * x[i] + (int16_t)(w.packed[i] >> 4) * x[32 + i]);
+  }
+  return sum_fours(products);
 }
 
 struct I8Block {
@@ -163,11 +174,9 @@ CG_INLINE I8Block load_i8_block(const uint8_t* p) {
 
 // Products with 32 bytes in element order, in sums of four.
 CG_INLINE F dot(I8Block w, const int8_t* x) {
-  int32_t sums[kLanes] = {};
-  for (int i = 0; i < 32; i++) sums[i / 4] += w.values[i] * x[i];
-  F r;
-  for (int i = 0; i < kLanes; i++) r.lane[i] = (float)sums[i];
-  return r;
+  int32_t products[32];
+  for (int i = 0; i < 32; i++) products[i] = (int16_t)((int16_t)w.values[i] * x[i]);
+  return sum_fours(products);
 }
 
 // Lane 2J in lanes 0-3, lane 2J + 1 in lanes 4-7.
