@@ -58,7 +58,7 @@ def native(session: nox.Session) -> None:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     session.run(
         "cmake", "-S", "runtime/native", "-B", str(build), *generator,
-        "-DCG_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release", *session.posargs,
+        "-DCG_BUILD_TESTS=ON", "-DCG_SANITIZE=ON", *session.posargs,
     )  # fmt: skip
     session.run("cmake", "--build", str(build), "--parallel")
     session.run("ctest", "--test-dir", str(build), "--output-on-failure")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cg.runtime
 from cg.runtime import ContextFile, Message, Model, SamplingOptions
 from cg.runtime.errors import ContextLengthError, PromptError, SamplingError, UsageError
+from cg.runtime.prompts.chat import GEMMA_TEMPLATE
 
 PREFIX = "import os\n\n\ndef read(path):\n    with open(path) as file:\n        return "
 SUFFIX = "\n\n\ndef main():\n    pass\n"
@@ -102,6 +104,40 @@ def test_chat_needs_a_template_or_the_callers_word(model: Model) -> None:
     assert not model.template.has_template
     with pytest.raises(PromptError):
         model.chat([Message("user", "hello")])
+
+
+def test_earlier_turns_are_not_computed_again(demo: Path) -> None:
+    with cg.runtime.load(demo, threads=1) as model:
+        model.use_template(GEMMA_TEMPLATE)
+        question = Message("user", "def f(x):")
+        first = model.chat([question], max_tokens=4).result
+        answer = Message("assistant", first.text)
+        second = model.chat([question, answer, Message("user", "go on")], max_tokens=4).result
+        assert second.timings.cached_tokens >= first.timings.prompt_tokens
+        again = cg.runtime.load(demo, threads=1)
+        again.use_template(GEMMA_TEMPLATE)
+        fresh = again.chat([question, answer, Message("user", "go on")], max_tokens=4).result
+        assert fresh.timings.cached_tokens == 0
+        assert fresh.ids == second.ids
+        with pytest.raises(ContextLengthError, match="the conversation has"):
+            model.chat([Message("user", "x = 1\n" * 2000)])
+
+
+def test_ids_beyond_the_tokenizer_are_never_chosen(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cg.runtime.load(demo, threads=1) as model:
+        wide = model.engine.generate_step
+
+        def padded(*args: object) -> Iterator[int]:
+            ids, sampler, progress = args
+
+            def choose(logits: np.ndarray, seen: Sequence[int]) -> int:
+                return sampler(np.append(logits, np.float32(1e6)), seen)  # type: ignore[operator]
+
+            return wide(ids, choose, progress)  # type: ignore[arg-type]
+
+        expected = model.complete(PREFIX, SUFFIX, max_tokens=4).ids
+        monkeypatch.setattr(model.engine, "generate_step", padded)
+        assert model.complete(PREFIX, SUFFIX, max_tokens=4).ids == expected
 
 
 def test_bad_requests(model: Model) -> None:

@@ -201,7 +201,8 @@ def test_bare_folder_hides_a_name_only_if_it_is_a_model(
 
 
 @pytest.mark.parametrize("source", ["./x", "../x", "/no/such/folder", "~/x", "a/b/c", "x/", "a\\b"])
-def test_missing_path(source: str) -> None:
+def test_missing_path(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match="there is no folder"):
         registry.resolve(source)
 
