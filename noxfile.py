@@ -34,9 +34,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Mypy, strict, over the package and the tools."""
+    """Mypy, strict, over the package, the tools and the tests."""
     session.run("mypy")
     session.run("mypy", "tools")
+    session.run("mypy", "tests")
 
 
 @nox.session

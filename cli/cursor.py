@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cg.runtime.errors import UsageError
 
-__all__ = ["MARKER", "Cursor", "from_marker", "from_position", "from_texts", "read_source"]
+__all__ = ["MARKER", "Cursor", "from_marker", "from_position", "from_texts", "locate", "read_source"]
 
 MARKER = "<CURSOR>"
 
@@ -21,6 +21,31 @@ class Cursor:
     prefix: str
     suffix: str | None
     path: str | None = None
+
+
+def locate(
+    prefix: str | None, suffix: str | None, file: Path | None, line: int | None, column: int | None
+) -> Cursor:
+    """From the options of ``cg complete``, or standard input where there are none.
+
+    Raises:
+        UsageError: options that contradict each other, or nothing to complete.
+    """
+    if file is not None:
+        if prefix is not None or suffix is not None:
+            raise UsageError("--file and --prefix/--suffix exclude each other")
+        if line is None or column is None:
+            raise UsageError("--file needs --line and --column")
+        return from_position(file, line, column)
+    if line is not None or column is not None:
+        raise UsageError("--line and --column need --file")
+    if prefix is not None or suffix is not None:
+        return from_texts(prefix or "", suffix)
+    if sys.stdin.isatty():
+        raise UsageError(
+            "nothing to complete", hint="give --prefix, --file, or a text with <CURSOR> on standard input"
+        )
+    return from_marker(read_source(Path("-")))
 
 
 def from_texts(prefix: str, suffix: str | None) -> Cursor:

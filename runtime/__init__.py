@@ -1,7 +1,7 @@
 """Running CodeGemma: formats, kernels, the model, generation.
 
 >>> import cg.runtime
->>> model = cg.runtime.load("codegemma-2b-q4")
+>>> model = cg.runtime.load("models/codegemma-2b-q4")
 >>> model.complete("def add(a, b):\\n    return ", "\\n").text
 """
 

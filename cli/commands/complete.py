@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cg.cli import cursor, output
+from cg.cli.completion_text import as_json, timings_line
 from cg.cli.options import (
     ActivationsOption,
     BackendOption,
@@ -85,7 +85,7 @@ def complete(
         raise UsageError(
             f"greedy decoding gives the same text {alternatives} times", hint="add --temperature 0.8"
         )
-    place = _place(prefix, suffix, file, line, column)
+    place = cursor.locate(prefix, suffix, file, line, column)
     folder = model_folder(model)
 
     from cg.runtime import ContextFile, SamplingOptions, load
@@ -121,46 +121,6 @@ def complete(
             results.append(stream.result)
             if not json and (alternatives > 1 or sys.stdout.isatty()):
                 output.emit("")
-            _tell_timings(results[-1])
+            output.detail(timings_line(results[-1]))
     if json:
-        output.emit_json({"model": str(folder), "completions": [_as_json(r) for r in results]})
-
-
-def _place(
-    prefix: str | None, suffix: str | None, file: Path | None, line: int | None, column: int | None
-) -> cursor.Cursor:
-    if file is not None:
-        if prefix is not None or suffix is not None:
-            raise UsageError("--file and --prefix/--suffix exclude each other")
-        if line is None or column is None:
-            raise UsageError("--file needs --line and --column")
-        return cursor.from_position(file, line, column)
-    if line is not None or column is not None:
-        raise UsageError("--line and --column need --file")
-    if prefix is not None or suffix is not None:
-        return cursor.from_texts(prefix or "", suffix)
-    if sys.stdin.isatty():
-        raise UsageError(
-            "nothing to complete", hint="give --prefix, --file, or a text with <CURSOR> on standard input"
-        )
-    return cursor.from_marker(cursor.read_source(Path("-")))
-
-
-def _tell_timings(result: Completion) -> None:
-    t = result.timings
-    output.detail(
-        f"{t.prompt_tokens} prompt tokens ({t.cached_tokens} cached) in {t.prompt_seconds:.2f} s, "
-        f"{t.generated_tokens} generated at {t.generated_per_second:.1f}/s, stopped by {result.stop_reason}"
-    )
-
-
-def _as_json(result: Completion) -> dict[str, Any]:
-    t = result.timings
-    rates = {"prompt_per_second": t.prompt_per_second, "generated_per_second": t.generated_per_second}
-    return {
-        "text": result.text,
-        "token_ids": result.ids,
-        "stop_reason": result.stop_reason,
-        "notes": result.notes,
-        "timings": asdict(t) | rates,
-    }
+        output.emit_json({"model": str(folder), "completions": [as_json(r) for r in results]})

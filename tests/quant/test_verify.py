@@ -52,7 +52,8 @@ def chunks_of(folder: Path) -> Chunks:
 def transformers_logits(folder: Path) -> np.ndarray:
     """Logits that predict the scored tokens, ``[tokens, vocab]``, by transformers in float32."""
     raw = json.loads((folder / "config.json").read_text())
-    model = GemmaForCausalLM(HfConfig(**raw | {"hidden_act": "gelu_pytorch_tanh"})).float().eval()
+    model: Any = GemmaForCausalLM(HfConfig(**raw | {"hidden_act": "gelu_pytorch_tanh"}))
+    model = model.float().eval()
     with Checkpoint.open(folder) as checkpoint:
         state = {
             name: torch.from_numpy(t.dequantize().reshape([d for d in t.shape if d > 1]))
@@ -62,7 +63,8 @@ def transformers_logits(folder: Path) -> np.ndarray:
     model.load_state_dict(state)
     chunks = chunks_of(folder)
     logits = model(torch.from_numpy(chunks.ids.astype(np.int64))).logits
-    return logits[:, chunks.first : -1].reshape(-1, raw["vocab_size"]).numpy()
+    scored: np.ndarray = logits[:, chunks.first : -1].reshape(-1, raw["vocab_size"]).numpy()
+    return scored
 
 
 @pytest.mark.parametrize("name", ["demo", "gemma-mqa", "gemma-mha-wide"])

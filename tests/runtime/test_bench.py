@@ -139,13 +139,13 @@ def test_memory_is_watched_in_warm_ups_and_read_after_each_repetition(
     assert watch.samples == 6
 
 
-@pytest.mark.parametrize("sizes", [((4, 65), (2,)), ((4,), (65,))])
+@pytest.mark.parametrize(("prompt", "generate"), [((4, 65), (2,)), ((4,), (65,))])
 def test_what_does_not_fit_is_refused_before_anything_runs(
-    sizes: tuple[tuple[int, ...], ...], engine: Engine, monkeypatch: pytest.MonkeyPatch
+    prompt: tuple[int, ...], generate: tuple[int, ...], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = record_forwards(engine, monkeypatch)
     with pytest.raises(ContextLengthError, match="65 tokens does not fit this model's context of 64"):
-        list(bench_engine(engine, BenchOptions(*sizes)))
+        list(bench_engine(engine, BenchOptions(prompt, generate)))
     assert calls == []
 
 

@@ -12,6 +12,8 @@ import cg.runtime
 from cg.runtime import ContextFile, Message, Model, SamplingOptions
 from cg.runtime.errors import ContextLengthError, PromptError, SamplingError, UsageError
 from cg.runtime.prompts.chat import GEMMA_TEMPLATE
+from cg.runtime.sampling import Sampler
+from cg.runtime.tensor import Floats
 
 PREFIX = "import os\n\n\ndef read(path):\n    with open(path) as file:\n        return "
 SUFFIX = "\n\n\ndef main():\n    pass\n"
@@ -127,13 +129,11 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(demo: Path, monkeypatch: pyte
     with cg.runtime.load(demo, threads=1) as model:
         wide = model.engine.generate_step
 
-        def padded(*args: object) -> Iterator[int]:
-            ids, sampler, progress = args
+        def padded(ids: list[int], sampler: Sampler, progress: None) -> Iterator[int]:
+            def choose(logits: Floats, seen: Sequence[int]) -> int:
+                return sampler(np.append(logits, np.float32(1e6)), seen)
 
-            def choose(logits: np.ndarray, seen: Sequence[int]) -> int:
-                return sampler(np.append(logits, np.float32(1e6)), seen)  # type: ignore[operator]
-
-            return wide(ids, choose, progress)  # type: ignore[arg-type]
+            return wide(ids, choose, progress)
 
         expected = model.complete(PREFIX, SUFFIX, max_tokens=4).ids
         monkeypatch.setattr(model.engine, "generate_step", padded)

@@ -46,7 +46,7 @@ def test_one_file_is_enough(folder: Path, kept: str) -> None:
     for name in {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "config.json"} - {kept}:
         (folder / name).unlink()
     for prefer in ("json", "model"):
-        tokenizer = Tokenizer.load(folder, prefer=prefer)  # type: ignore[arg-type]
+        tokenizer = Tokenizer.load(folder, prefer=prefer)
         assert tokenizer.encode(" x") == X
         assert tokenizer.bos_id == 2
 

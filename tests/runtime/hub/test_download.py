@@ -80,7 +80,7 @@ def test_the_client_finds_what_was_downloaded(hub: Any, monkeypatch: pytest.Monk
     folder = download("o/m")
     (repo,) = scan_cache_dir(hf_cache.hub_cache()).repos
     (revision,) = repo.revisions
-    assert (repo.repo_id, revision.refs) == ("o/m", {"main"})
+    assert (repo.repo_id, set(revision.refs)) == ("o/m", {"main"})
     assert len(revision.files) == len(list(folder.iterdir()))
     offline = snapshot_download("o/m", cache_dir=hf_cache.hub_cache(), local_files_only=True)
     assert Path(offline) == folder

@@ -54,7 +54,7 @@ def theirs(template: str, texts: list[str], add_generation_prompt: bool = True) 
     turns = [
         {"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)
     ]
-    ids = TRANSFORMERS.apply_chat_template(
+    ids: Any = TRANSFORMERS.apply_chat_template(
         turns, chat_template=template, add_generation_prompt=add_generation_prompt, return_dict=False
     )
     return [int(token_id) for token_id in ids]
