@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import cg.runtime
+
 _TESTS = Path(__file__).parent
 _OWN_VARIABLES = ("CG_", "HF_", "HUGGING", "XDG_")
 _LOOKS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "CLICOLOR", "CLICOLOR_FORCE")
@@ -21,7 +23,7 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The folder of the bundled model."""
-    return _TESTS.parent / "runtime" / "demo"
+    return Path(cg.runtime.__file__).parent / "demo"
 
 
 @pytest.fixture(autouse=True)
