@@ -32,9 +32,8 @@ class LayerStore(Protocol):
 class KVCache:
     """Keys and values of every layer, ``[kv_heads, allocated, head_dim]`` each, and the ids they belong to.
 
-    Memory grows with the tokens held, by doubling: kernels that back memory with huge pages would
-    otherwise commit most of a large capacity at the first tokens. f32 exists for parity tests and
-    verification.
+    Memory grows with the tokens held, by doubling: numpy asks for huge pages, which would otherwise commit
+    most of a large capacity at the first tokens. f32 exists for parity tests and verification.
     """
 
     def __init__(self, config: GemmaConfig, capacity: int, dtype: KVDType = "f16") -> None:
