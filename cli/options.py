@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cg.cli import output
 from cg.runtime.errors import UsageError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TopKOption",
     "TopPOption",
     "model_folder",
+    "tell_fallback",
 ]
 
 BackendName = Literal["auto", "native", "torch", "numpy"]
@@ -96,3 +98,13 @@ def model_folder(model: str | None) -> Path:
             "--model demo is the small bundled one",
         )
     return registry.resolve(model)
+
+
+def tell_fallback(backend: BackendName) -> None:
+    """Say so when ``auto`` has to do without the compiled kernels: nobody should wonder why it is slow."""
+    from cg.runtime.ops import available_backends
+
+    best, *others = available_backends()
+    if backend == "auto" and not best.available:
+        taken = next(choice.name for choice in others if choice.available)
+        output.note(f"note: {best.reason}; computing with {taken}, which is slow")

@@ -20,6 +20,7 @@ from cg.cli.options import (
     TopKOption,
     TopPOption,
     model_folder,
+    tell_fallback,
 )
 
 __all__ = ["Conversation", "chat"]
@@ -50,6 +51,7 @@ def chat(
       echo 'What does functools.partial do?' | cg chat -m codegemma-7b-it-q4 --temperature 0
     """
     folder = model_folder(model)
+    tell_fallback(backend)
 
     from cg.runtime import SamplingOptions, load
     from cg.runtime.prompts.chat import GEMMA_TEMPLATE

@@ -8,25 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cg.cli import cursor, output
+from cg.cli import cursor, options, output
 from cg.cli.completion_text import as_json, timings_line
-from cg.cli.options import (
-    ActivationsOption,
-    BackendOption,
-    ContextLengthOption,
-    JsonOption,
-    MaxTokensOption,
-    MinPOption,
-    ModelOption,
-    PenaltyOption,
-    SeedOption,
-    StopOption,
-    TemperatureOption,
-    ThreadsOption,
-    TopKOption,
-    TopPOption,
-    model_folder,
-)
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +19,7 @@ __all__ = ["complete"]
 
 
 def complete(
-    model: ModelOption = None,
+    model: options.ModelOption = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Text before the cursor, or @FILE.")] = None,
     suffix: Annotated[str | None, typer.Option("--suffix", help="Text after the cursor, or @FILE.")] = None,
     file: Annotated[
@@ -54,20 +37,20 @@ def complete(
         Literal["psm", "spm", "spm-prefix-first"],
         typer.Option("--mode", help="Order of the parts in the prompt."),
     ] = "psm",
-    max_tokens: MaxTokensOption = 128,
+    max_tokens: options.MaxTokensOption = 128,
     alternatives: Annotated[int, typer.Option("-n", min=1, max=64, help="How many completions.")] = 1,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    min_p: MinPOption = 0.0,
-    repetition_penalty: PenaltyOption = 1.0,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    context_length: ContextLengthOption = None,
-    backend: BackendOption = "auto",
-    threads: ThreadsOption = None,
-    activations: ActivationsOption = None,
-    json: JsonOption = False,
+    temperature: options.TemperatureOption = 0.0,
+    top_k: options.TopKOption = 0,
+    top_p: options.TopPOption = 1.0,
+    min_p: options.MinPOption = 0.0,
+    repetition_penalty: options.PenaltyOption = 1.0,
+    seed: options.SeedOption = None,
+    stop: options.StopOption = None,
+    context_length: options.ContextLengthOption = None,
+    backend: options.BackendOption = "auto",
+    threads: options.ThreadsOption = None,
+    activations: options.ActivationsOption = None,
+    json: options.JsonOption = False,
 ) -> None:
     """Complete code at the cursor.
 
@@ -86,7 +69,8 @@ def complete(
             f"greedy decoding gives the same text {alternatives} times", hint="add --temperature 0.8"
         )
     place = cursor.locate(prefix, suffix, file, line, column)
-    folder = model_folder(model)
+    folder = options.model_folder(model)
+    options.tell_fallback(backend)
 
     from cg.runtime import ContextFile, SamplingOptions, load
 
@@ -101,7 +85,7 @@ def complete(
         folder, backend=backend, threads=threads, activations=activations, context_length=context_length
     ) as engine:
         results: list[Completion] = []
-        for options in sampling:
+        for choice in sampling:
             stream = engine.stream(
                 place.prefix,
                 place.suffix,
@@ -109,7 +93,7 @@ def complete(
                 context=files,
                 mode=mode,
                 max_tokens=max_tokens,
-                sampling=options,
+                sampling=choice,
                 stop=stop or (),
             )
             if not results:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cg.cli import cursor, output
-from cg.cli.options import BackendOption, ThreadsOption
+from cg.cli.options import BackendName, BackendOption, ThreadsOption, tell_fallback
 from cg.runtime.hub import registry
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def demo(
     """
     started = time.perf_counter()
     original = registry.resolve(registry.DEMO)
+    tell_fallback(backend)
     with tempfile.TemporaryDirectory(prefix="cg-demo-") as scratch:
         quantized = out or Path(scratch) / "demo-q4"
         _quantize(original, quantized)
@@ -94,7 +95,7 @@ def _quantize(original: Path, quantized: Path) -> None:
     )
 
 
-def _verify(original: Path, quantized: Path, backend: BackendOption, threads: int | None) -> None:
+def _verify(original: Path, quantized: Path, backend: BackendName, threads: int | None) -> None:
     from cg.quant.verify import VerifyOptions, verify
 
     options = VerifyOptions(chunks=_CHUNKS, backend=backend, threads=threads)
@@ -108,7 +109,7 @@ def _verify(original: Path, quantized: Path, backend: BackendOption, threads: in
     )
 
 
-def _complete(original: Path, quantized: Path, backend: BackendOption, threads: int | None) -> None:
+def _complete(original: Path, quantized: Path, backend: BackendName, threads: int | None) -> None:
     from cg.runtime import load
 
     output.emit("3. Fill in the middle with the quantized model, in [brackets]\n")

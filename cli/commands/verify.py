@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cg.cli import output, verify_text
-from cg.cli.options import ActivationsOption, BackendOption, JsonOption, ThreadsOption, model_folder
+from cg.cli.options import (
+    ActivationsOption,
+    BackendOption,
+    JsonOption,
+    ThreadsOption,
+    model_folder,
+    tell_fallback,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -58,6 +65,7 @@ def verify(
       cg verify demo-q4 --against demo --text app.py --text test_app.py --chunks 0 --json
     """
     folder, original = model_folder(quantized), model_folder(against)
+    tell_fallback(backend)
 
     from cg.quant.evaluation_text import read_text
     from cg.quant.verify import Thresholds, VerifyOptions

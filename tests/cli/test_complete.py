@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cg.cli.main import app
+from cg.runtime import ops_native
 
 PREFIX = "def add(a, b):\n    return "
 SUFFIX = "\n\n\nprint(add(1, 2))\n"
@@ -124,3 +125,11 @@ def test_the_settings_file_supplies_defaults(tmp_path: Path, monkeypatch: pytest
         result = CliRunner().invoke(app, ["complete", "--prefix", "x"])
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_doing_without_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_native, "_problem", "compiled kernels are missing")
+    result = cg("--prefix", "x", "--max-tokens", "1")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("note: compiled kernels are missing; computing with torch")
+    assert cg("--prefix", "x", "--max-tokens", "1", "--backend", "numpy").stderr == ""
