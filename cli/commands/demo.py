@@ -21,29 +21,23 @@ __all__ = ["demo"]
 _CHUNKS = 8
 _HOLES = [
     """\
-class Stack:
-    def __init__(self):
-        self.items = []
-
-    def push(self, item):
-        self.items.append(<CURSOR>)
-
-    def pop(self):
-        return self.items.pop()
+def copy(source, target):
+    while True:
+        data = source.read(1024)
+        if not <CURSOR>:
+            break
+        target.write(data)
 """,
     """\
-import os
-
-def read_lines(path):
-    with open(<CURSOR>) as file:
-        return file.readlines()
+def lookup(table, key):
+    try:
+        return table[key]
+    except <CURSOR>:
+        return None
 """,
     """\
-def mean(values):
-    total = 0
-    for value in <CURSOR>:
-        total += value
-    return total / len(values)
+if __name__ == <CURSOR>:
+    main()
 """,
 ]
 
