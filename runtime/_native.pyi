@@ -3,6 +3,7 @@
 Compiled kernels of cg. Arguments are trusted: call through cg.runtime.ops_native.
 """
 
+from collections.abc import Sequence
 import enum
 from typing import Annotated
 
@@ -42,6 +43,21 @@ def encode_blocks(
     Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).
     """
 
+class Weight:
+    """A stored matrix; keeps the arrays that it lies in alive."""
+
+    def __init__(
+        self,
+        data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
+        scales: Annotated[
+            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+        ]
+        | None,
+        format: Format,
+        rows: int,
+        cols: int,
+    ) -> None: ...
+
 class Context:
     """Kernels of one instruction set and a team of threads."""
 
@@ -55,48 +71,50 @@ class Context:
     def after_fork(self) -> None:
         """Start a new team in the child of a fork."""
 
-    def matmul(
+    def products(
         self,
         x: Annotated[
             NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
         ],
-        data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
-        scales: Annotated[
+        norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)]
+        | None,
+        eps: float,
+        int8: bool,
+        weights: Sequence[Weight],
+        outs: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")]],
+        residual: Annotated[
             NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
         ]
         | None,
-        format: Format,
+    ) -> None:
+        """
+        Each out [T, rows] = x [T, cols], normalized if norm is given, times a transposed weight, plus the residual.
+        """
+
+    def gated_product(
+        self,
+        x: Annotated[
+            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+        ],
+        norm: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)]
+        | None,
+        eps: float,
         int8: bool,
+        gate: Weight,
+        up: Weight,
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     ) -> None:
-        """out [T, rows] = x [T, cols] times the transposed weight."""
+        """gelu_tanh(x gate) * (x up), x normalized if norm is given."""
 
     def embed(
         self,
+        table: Weight,
         ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)],
-        data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
-        scales: Annotated[
-            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
-        ]
-        | None,
-        format: Format,
-        rows: int,
         scale: float,
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     ) -> int:
         """Rows of a table times scale; the position of the first bad id, or -1."""
 
-    def rms_norm(
-        self,
-        x: Annotated[
-            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
-        ],
-        weight: Annotated[
-            NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        eps: float,
-        out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
-    ) -> None: ...
     def rope(
         self,
         x: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order="C", device="cpu")],
@@ -115,10 +133,4 @@ class Context:
         position: int,
         scale: float,
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
-    ) -> None: ...
-    def geglu(
-        self,
-        gate: Annotated[NDArray[numpy.float32], dict(order="C", device="cpu", writable=False)],
-        up: Annotated[NDArray[numpy.float32], dict(order="C", device="cpu", writable=False)],
-        out: Annotated[NDArray[numpy.float32], dict(order="C", device="cpu")],
     ) -> None: ...

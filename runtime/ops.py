@@ -7,6 +7,7 @@ views of the memory-mapped file; no backend keeps a converted copy of a model.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -38,12 +39,19 @@ class Ops(Protocol):
         """Rows ``ids`` of the table times ``scale``: ``[T, cols]``."""
         ...
 
-    def matmul(self, x: Floats, weight: Tensor) -> Floats:
-        """``x [T, cols]`` times the transposed weight: ``[T, rows]``."""
+    def matmul(self, x: Floats, weight: Tensor, residual: Floats | None = None) -> Floats:
+        """``x [T, cols]`` times the transposed weight, plus ``residual``: ``[T, rows]``."""
         ...
 
-    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; ``weight`` is applied as it is."""
+    def norm_matmul(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> list[Floats]:
+        """RMSNorm of ``x [T, cols]``, then its product with each weight: ``[T, rows]`` each.
+
+        RMSNorm is ``x / sqrt(mean(x²) + eps) * norm`` over the last dimension; ``norm`` is applied as it is.
+        """
+        ...
+
+    def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
+        """``gelu_tanh(h gate) * (h up)`` with ``h`` the RMSNorm of ``x [T, cols]``: ``[T, rows]``."""
         ...
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
@@ -58,10 +66,6 @@ class Ops(Protocol):
         ``keys`` and ``values`` are ``[kv_heads, capacity, head_dim]`` in f16 or f32 and hold at least
         ``position + T`` tokens; token t sees cache entries ``0 .. position + t``.
         """
-        ...
-
-    def geglu(self, gate: Floats, up: Floats) -> Floats:
-        """``gelu_tanh(gate) * up``, element by element."""
         ...
 
 

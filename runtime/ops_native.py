@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -95,6 +96,7 @@ class NativeOps:
             raise UsageError(f"unknown activations {activations!r}", hint="use int8 or f32")
         self.activations: Activations = activations
         self._int8 = activations == "int8"
+        self._weights: weakref.WeakKeyDictionary[Tensor, _native.Weight] = weakref.WeakKeyDictionary()
         try:
             self._context = _native.Context(self.isa, self.threads)
         except RuntimeError as error:
@@ -104,36 +106,61 @@ class NativeOps:
         _instances.add(self)
 
     def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
-        stored, rows, cols = _check_weight(table)
-        out = np.empty((len(ids), cols), np.float32)
+        weight = self._weight(table)
+        out = np.empty((len(ids), table.cols), np.float32)
         try:
-            bad = self._context.embed(ids, table.data, table.scales, stored, rows, scale, out)
+            bad = self._context.embed(weight, ids, scale, out)
         except TypeError as error:
             raise UsageError("embed: ids must be contiguous int32 [T]") from error
         if bad >= 0:
-            raise UsageError(f"embed: id {ids[bad]} is not one of the {rows} rows of {table.name}")
+            raise UsageError(f"embed: id {ids[bad]} is not one of the {table.rows} rows of {table.name}")
         return out
 
-    def matmul(self, x: Floats, weight: Tensor) -> Floats:
-        stored, rows, cols = _check_weight(weight)
-        if x.ndim != 2 or x.shape[1] != cols:
-            raise UsageError(f"matmul: x is {list(x.shape)}, {weight.name} is {list(weight.shape)}")
-        out = np.empty((x.shape[0], rows), np.float32)
+    def matmul(self, x: Floats, weight: Tensor, residual: Floats | None = None) -> Floats:
+        return self._products("matmul", x, None, 0.0, (weight,), residual)[0]
+
+    def norm_matmul(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> list[Floats]:
+        return self._products("norm_matmul", x, norm, eps, weights)
+
+    def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
+        gates, ups = self._weight(gate), self._weight(up)
+        _check_product("norm_geglu", x, norm, (gate, up))
+        if gate.shape != up.shape:
+            raise UsageError(f"norm_geglu: gate is {list(gate.shape)}, up {list(up.shape)}")
+        out = np.empty((x.shape[0], gate.rows), np.float32)
         try:
-            self._context.matmul(x, weight.data, weight.scales, stored, self._int8, out)
+            self._context.gated_product(x, norm, eps, self._int8, gates, ups, out)
         except TypeError as error:
-            raise UsageError("matmul: x must be contiguous float32 [T, cols]") from error
+            raise UsageError("norm_geglu: x and norm must be contiguous float32") from error
         return out
 
-    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        if x.ndim != 2 or weight.shape != x.shape[1:]:
-            raise UsageError(f"rms_norm: x is {list(x.shape)}, the weight {list(weight.shape)}")
-        out = np.empty_like(x)
+    def _products(
+        self,
+        name: str,
+        x: Floats,
+        norm: Floats | None,
+        eps: float,
+        weights: Sequence[Tensor],
+        residual: Floats | None = None,
+    ) -> list[Floats]:
+        known = [self._weight(weight) for weight in weights]
+        _check_product(name, x, norm, weights)
+        outs = [np.empty((x.shape[0], weight.shape[0]), np.float32) for weight in weights]
+        if residual is not None and residual.shape != outs[0].shape:
+            raise UsageError(f"{name}: the residual is {list(residual.shape)}, not {list(outs[0].shape)}")
         try:
-            self._context.rms_norm(x, weight, eps, out)
+            self._context.products(x, norm, eps, self._int8, known, outs, residual)
         except TypeError as error:
-            raise UsageError("rms_norm: x and the weight must be contiguous float32") from error
-        return out
+            raise UsageError(f"{name}: x must be contiguous float32 [T, cols]") from error
+        return outs
+
+    def _weight(self, tensor: Tensor) -> _native.Weight:
+        """The kernels' view of a weight; checked when it is first met."""
+        known = self._weights.get(tensor)
+        if known is None:
+            stored, rows, cols = _check_weight(tensor)
+            known = self._weights[tensor] = _native.Weight(tensor.data, tensor.scales, stored, rows, cols)
+        return known
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
         if x.ndim != 3 or x.shape[2] % 2:
@@ -165,16 +192,6 @@ class NativeOps:
             self._context.attention(q, keys, values, position, scale, out)
         except TypeError as error:
             raise UsageError("attention: q must be contiguous float32 [T, heads, head_dim]") from error
-        return out
-
-    def geglu(self, gate: Floats, up: Floats) -> Floats:
-        if gate.shape != up.shape:
-            raise UsageError(f"geglu: gate is {list(gate.shape)}, up {list(up.shape)}")
-        out = np.empty_like(gate)
-        try:
-            self._context.geglu(gate, up, out)
-        except TypeError as error:
-            raise UsageError("geglu: gate and up must be contiguous float32") from error
         return out
 
 
@@ -227,6 +244,14 @@ if _problem is None:
         dtype: _Stored(getattr(_native.Format, dtype.value), dtype.bits, dtype.is_quantized)
         for dtype in (DType.Q4, DType.I8, DType.BF16, DType.F16, DType.F32)
     }
+
+
+def _check_product(name: str, x: Floats, norm: Floats | None, weights: Sequence[Tensor]) -> None:
+    for weight in weights:
+        if x.ndim != 2 or x.shape[1] != weight.shape[1]:
+            raise UsageError(f"{name}: x is {list(x.shape)}, {weight.name} is {list(weight.shape)}")
+    if norm is not None and norm.shape != x.shape[1:]:
+        raise UsageError(f"{name}: x is {list(x.shape)}, the norm {list(norm.shape)}")
 
 
 def _check_weight(weight: Tensor) -> tuple[Any, int, int]:

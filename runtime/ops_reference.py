@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from cg.runtime.dtypes import BLOCK_SIZE
 from cg.runtime.ops import Activations, Ids
 from cg.runtime.tensor import Floats, Tensor
 
-__all__ = ["ReferenceOps", "fake_quantize_int8"]
+__all__ = ["ReferenceOps", "fake_quantize_int8", "geglu", "rms_norm"]
 
 _PANEL_BYTES = 64 << 20  # float32 weights unpacked at a time
 
@@ -30,7 +31,7 @@ class ReferenceOps:
         rows = [table.dequantize(int(i), int(i) + 1) for i in ids]
         return np.concatenate(rows) * np.float32(scale)
 
-    def matmul(self, x: Floats, weight: Tensor) -> Floats:
+    def matmul(self, x: Floats, weight: Tensor, residual: Floats | None = None) -> Floats:
         if weight.dtype.is_quantized and self.activations == "int8":
             x = fake_quantize_int8(x)
         out = np.empty((x.shape[0], weight.rows), np.float32)
@@ -38,12 +39,15 @@ class ReferenceOps:
         for start in range(0, weight.rows, panel):
             stop = min(start + panel, weight.rows)
             out[:, start:stop] = x @ weight.dequantize(start, stop).T
-        return out
+        return out if residual is None else residual + out
 
-    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
-        normed: Floats = x / np.sqrt(mean_square + np.float32(eps)) * weight
-        return normed
+    def norm_matmul(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> list[Floats]:
+        h = rms_norm(x, norm, eps)
+        return [self.matmul(h, weight) for weight in weights]
+
+    def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
+        h = rms_norm(x, norm, eps)
+        return geglu(self.matmul(h, gate), self.matmul(h, up))
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
         tokens, _, head_dim = x.shape
@@ -73,10 +77,19 @@ class ReferenceOps:
         joined: Floats = np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(tokens, -1)
         return joined
 
-    def geglu(self, gate: Floats, up: Floats) -> Floats:
-        inner = np.float32(0.7978845608028654) * (gate + np.float32(0.044715) * gate**3)
-        result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
-        return result
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension."""
+    mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
+    normed: Floats = x / np.sqrt(mean_square + np.float32(eps)) * weight
+    return normed
+
+
+def geglu(gate: Floats, up: Floats) -> Floats:
+    """``gelu_tanh(gate) * up``, element by element."""
+    inner = np.float32(0.7978845608028654) * (gate + np.float32(0.044715) * gate**3)
+    result: Floats = np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
+    return result
 
 
 def fake_quantize_int8(x: Floats) -> Floats:

@@ -6,6 +6,7 @@ an unpacking: right for checking, slow for typing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,18 +45,19 @@ class TorchOps:
         return _array(rows * np.float32(scale).item())
 
     @torch.inference_mode()
-    def matmul(self, x: Floats, weight: Tensor) -> Floats:
-        out = torch.empty(x.shape[0], weight.rows)
-        inputs = torch.from_numpy(x)
-        panel = max(1, _PANEL_BYTES // (4 * weight.cols))
-        for start in range(0, weight.rows, panel):
-            rows = torch.from_numpy(weight.dequantize(start, min(start + panel, weight.rows)))
-            out[:, start : start + len(rows)] = F.linear(inputs, rows)
-        return _array(out)
+    def matmul(self, x: Floats, weight: Tensor, residual: Floats | None = None) -> Floats:
+        out = _product(torch.from_numpy(x), weight)
+        return _array(out if residual is None else out + torch.from_numpy(residual))
 
     @torch.inference_mode()
-    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        return _array(F.rms_norm(torch.from_numpy(x), (x.shape[-1],), torch.from_numpy(weight), eps))
+    def norm_matmul(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> list[Floats]:
+        h = _rms_norm(x, norm, eps)
+        return [_array(_product(h, weight)) for weight in weights]
+
+    @torch.inference_mode()
+    def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
+        h = _rms_norm(x, norm, eps)
+        return _array(F.gelu(_product(h, gate), approximate="tanh") * _product(h, up))
 
     @torch.inference_mode()
     def rope(self, x: Floats, position: int, theta: float) -> None:
@@ -86,9 +88,18 @@ class TorchOps:
         )
         return _array(mixed[0].transpose(0, 1).reshape(tokens, heads * head_dim))
 
-    @torch.inference_mode()
-    def geglu(self, gate: Floats, up: Floats) -> Floats:
-        return _array(F.gelu(torch.from_numpy(gate), approximate="tanh") * torch.from_numpy(up))
+
+def _product(x: torch.Tensor, weight: Tensor) -> torch.Tensor:
+    out = torch.empty(x.shape[0], weight.rows)
+    panel = max(1, _PANEL_BYTES // (4 * weight.cols))
+    for start in range(0, weight.rows, panel):
+        rows = torch.from_numpy(weight.dequantize(start, min(start + panel, weight.rows)))
+        out[:, start : start + len(rows)] = F.linear(x, rows)
+    return out
+
+
+def _rms_norm(x: Floats, weight: Floats, eps: float) -> torch.Tensor:
+    return F.rms_norm(torch.from_numpy(x), (x.shape[-1],), torch.from_numpy(weight), eps)
 
 
 def _array(tensor: torch.Tensor) -> Floats:

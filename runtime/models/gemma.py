@@ -96,25 +96,28 @@ class Gemma:
         ops, w, eps = self.ops, self.layers[i], self.config.rms_norm_eps
         head_dim, theta = self.config.head_dim, self.config.rope_theta
 
-        h = ops.rms_norm(x, w.input_layernorm, eps)
-        k = ops.matmul(h, w.k_proj).reshape(len(h), -1, head_dim)  # [T, kv_heads, head_dim]
-        v = ops.matmul(h, w.v_proj).reshape(len(h), -1, head_dim)
-        ops.rope(k, position, theta)
-        keys, values = cache.store(i, position, k, v)
         if last_only:
-            position += len(x) - 1
-            x, h = x[-1:], h[-1:]
-        q = ops.matmul(h, w.q_proj).reshape(len(h), -1, head_dim)  # [T, heads, head_dim]
-        ops.rope(q, position, theta)
-        x = x + ops.matmul(ops.attention(q, keys, values, position, head_dim**-0.5), w.o_proj)
+            k, v = ops.norm_matmul(x, w.input_layernorm, eps, (w.k_proj, w.v_proj))
+            x, first = x[-1:], len(x) - 1
+            (q,) = ops.norm_matmul(x, w.input_layernorm, eps, (w.q_proj,))
+        else:
+            q, k, v = ops.norm_matmul(x, w.input_layernorm, eps, (w.q_proj, w.k_proj, w.v_proj))
+            first = 0
+        q = q.reshape(len(q), -1, head_dim)  # [T, heads, head_dim]
+        k = k.reshape(len(k), -1, head_dim)  # [T, kv_heads, head_dim]
+        v = v.reshape(len(v), -1, head_dim)
+        ops.rope(k, position, theta)
+        ops.rope(q, position + first, theta)
+        keys, values = cache.store(i, position, k, v)
+        h = ops.attention(q, keys, values, position + first, head_dim**-0.5)
+        x = ops.matmul(h, w.o_proj, residual=x)
 
-        h = ops.rms_norm(x, w.post_attention_layernorm, eps)
-        h = ops.geglu(ops.matmul(h, w.gate_proj), ops.matmul(h, w.up_proj))  # [T, intermediate]
-        return x + ops.matmul(h, w.down_proj)
+        h = ops.norm_geglu(x, w.post_attention_layernorm, eps, w.gate_proj, w.up_proj)  # [T, intermediate]
+        return ops.matmul(h, w.down_proj, residual=x)
 
     def logits(self, x: Floats) -> Floats:
         """Final norm and output head: ``[T, vocab_size]``."""
-        return self.ops.matmul(self.ops.rms_norm(x, self.norm, self.config.rms_norm_eps), self.lm_head)
+        return self.ops.norm_matmul(x, self.norm, self.config.rms_norm_eps, (self.lm_head,))[0]
 
 
 class _Weights:

@@ -26,17 +26,28 @@ namespace {
 
 template <class T, int ndim>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<ndim>, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Floats = nb::ndarray<nb::numpy, T, nb::c_contig, nb::device::cpu>;
 using Bytes = Array<const uint8_t, 1>;
 using Scales = std::optional<Array<const float, 2>>;
+using Norm = std::optional<Array<const float, 1>>;
 using Cache = nb::ndarray<nb::numpy, nb::ro, nb::ndim<3>, nb::device::cpu>;
 
 int64_t extent(size_t n) { return static_cast<int64_t>(n); }
 
-cg::Matrix matrix(const Bytes& data, const Scales& scales, cg::Format format, int64_t rows, int64_t cols) {
+// A stored matrix with the arrays that it lies in.
+struct Weight {
+  Bytes data;
+  Scales scales;
+  cg::Matrix matrix;
+};
+
+Weight* make_weight(Bytes data, Scales scales, cg::Format format, int64_t rows, int64_t cols) {
   const float* pointer = scales ? scales->data() : nullptr;
-  return {data.data(), reinterpret_cast<const uint8_t*>(pointer), format, rows, cols};
+  const cg::Matrix matrix{data.data(), reinterpret_cast<const uint8_t*>(pointer), format, rows, cols};
+  return new Weight{data, scales, matrix};
+}
+
+cg::Input input(const Array<const float, 2>& x, const Norm& norm, float eps, bool int8) {
+  return {x.data(), extent(x.shape(0)), extent(x.shape(1)), norm ? norm->data() : nullptr, eps, int8};
 }
 
 cg::Context* make_context(const std::string& isa, int threads) {
@@ -45,24 +56,26 @@ cg::Context* make_context(const std::string& isa, int threads) {
   return new cg::Context(*kernels, threads);
 }
 
-void matmul(cg::Context& self, Array<const float, 2> x, Bytes data, Scales scales, cg::Format format,
-            bool int8, Array<float, 2> out) {
-  const cg::Matrix weight = matrix(data, scales, format, extent(out.shape(1)), extent(x.shape(1)));
+void products(cg::Context& self, Array<const float, 2> x, Norm norm, float eps, bool int8,
+              const std::vector<const Weight*>& weights, const std::vector<Array<float, 2>>& outs,
+              std::optional<Array<const float, 2>> residual) {
+  std::vector<cg::Output> outputs;
+  for (size_t i = 0; i < weights.size(); i++) outputs.push_back({weights[i]->matrix, outs.at(i).data()});
+  const float* added = residual ? residual->data() : nullptr;
   nb::gil_scoped_release release;
-  self.matmul(weight, x.data(), extent(x.shape(0)), int8, out.data());
+  self.products(input(x, norm, eps, int8), outputs.data(), static_cast<int>(outputs.size()), added);
 }
 
-int64_t embed(cg::Context& self, Array<const int32_t, 1> ids, Bytes data, Scales scales, cg::Format format,
-              int64_t rows, float scale, Array<float, 2> out) {
-  const cg::Matrix table = matrix(data, scales, format, rows, extent(out.shape(1)));
+void gated_product(cg::Context& self, Array<const float, 2> x, Norm norm, float eps, bool int8,
+                   const Weight& gate, const Weight& up, Array<float, 2> out) {
   nb::gil_scoped_release release;
-  return self.embed(table, ids.data(), extent(ids.shape(0)), scale, out.data());
+  self.gated_product(input(x, norm, eps, int8), gate.matrix, up.matrix, out.data());
 }
 
-void rms_norm(cg::Context& self, Array<const float, 2> x, Array<const float, 1> weight, float eps,
+int64_t embed(cg::Context& self, const Weight& table, Array<const int32_t, 1> ids, float scale,
               Array<float, 2> out) {
   nb::gil_scoped_release release;
-  self.rms_norm(x.data(), weight.data(), eps, extent(x.shape(0)), extent(x.shape(1)), out.data());
+  return self.embed(table.matrix, ids.data(), extent(ids.shape(0)), scale, out.data());
 }
 
 void rope(cg::Context& self, Array<float, 3> x, int64_t position, double theta) {
@@ -92,11 +105,6 @@ void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache val
   };
   nb::gil_scoped_release release;
   self.attention(args);
-}
-
-void geglu(cg::Context& self, Floats<const float> gate, Floats<const float> up, Floats<float> out) {
-  nb::gil_scoped_release release;
-  self.geglu(gate.data(), up.data(), extent(gate.size()), out.data());
 }
 
 std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
@@ -138,21 +146,27 @@ NB_MODULE(_native, m) {
         "out_data"_a.noconvert(), "out_scales"_a.noconvert(),
         "Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).");
 
+  nb::class_<Weight>(m, "Weight", "A stored matrix; keeps the arrays that it lies in alive.")
+      .def(nb::new_(&make_weight), "data"_a.noconvert(), "scales"_a.noconvert().none(), "format"_a, "rows"_a,
+           "cols"_a);
+
   nb::class_<cg::Context>(m, "Context", "Kernels of one instruction set and a team of threads.")
       .def(nb::new_(&make_context), "isa"_a, "threads"_a, "An empty name takes the best instruction set.")
       .def_prop_ro("isa", &cg::Context::isa)
       .def_prop_ro("threads", &cg::Context::threads)
       .def("after_fork", &cg::Context::after_fork, "Start a new team in the child of a fork.")
-      .def("matmul", &matmul, "x"_a.noconvert(), "data"_a.noconvert(), "scales"_a.noconvert().none(),
-           "format"_a, "int8"_a, "out"_a.noconvert(),
-           "out [T, rows] = x [T, cols] times the transposed weight.")
-      .def("embed", &embed, "ids"_a.noconvert(), "data"_a.noconvert(), "scales"_a.noconvert().none(),
-           "format"_a, "rows"_a, "scale"_a, "out"_a.noconvert(),
+      .def("products", &products, "x"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "int8"_a,
+           "weights"_a, "outs"_a.noconvert(), "residual"_a.noconvert().none(),
+           "Each out [T, rows] = x [T, cols], normalized if norm is given, times a transposed weight, plus "
+           "the "
+           "residual.")
+      .def("gated_product", &gated_product, "x"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "int8"_a,
+           "gate"_a, "up"_a, "out"_a.noconvert(),
+           "gelu_tanh(x gate) * (x up), x normalized if norm is given.")
+      .def("embed", &embed, "table"_a, "ids"_a.noconvert(), "scale"_a, "out"_a.noconvert(),
            "Rows of a table times scale; the position of the first bad id, or -1.")
-      .def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "out"_a.noconvert())
       .def("rope", &rope, "x"_a.noconvert(), "position"_a, "theta"_a,
            "Rotates x [T, heads, head_dim] in place.")
       .def("attention", &attention, "q"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
-           "position"_a, "scale"_a, "out"_a.noconvert())
-      .def("geglu", &geglu, "gate"_a.noconvert(), "up"_a.noconvert(), "out"_a.noconvert());
+           "position"_a, "scale"_a, "out"_a.noconvert());
 }

@@ -2,21 +2,76 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace cg {
 namespace {
 
 // Below about this many multiply-adds (a few microseconds) a second thread costs more than it brings.
 constexpr int64_t kSmallWork = 1 << 16;
-// Pieces per thread: enough to even out cores of unequal speed, few enough to read memory in long runs.
+// Pieces per thread of what is not a product: enough to even out cores of unequal speed.
 constexpr int64_t kPiecesPerThread = 4;
-// Fewest rows in a piece of a product.
-constexpr int64_t kFewestRows = 16;
-// Tokens for which reading weights still costs more than computing.
-constexpr int64_t kFewTokens = 16;
+// Weights in a piece of a product: small enough to even out cores of unequal speed, large enough to read
+// memory in long runs.
+constexpr int64_t kPieceBytes = 1 << 18;
+// Rows of a gate that wait for their ups, in a product of few tokens.
+constexpr int64_t kGateRows = 64;
 constexpr size_t kCacheLine = 64;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The rows of several matrices, cut into pieces of about equally many bytes. A piece is whole units of rows.
+class Rows {
+ public:
+  explicit Rows(int64_t unit) : unit_(unit) {}
+
+  void add(const Matrix& matrix) {
+    const int64_t scales = is_blocked(matrix.format) ? matrix.cols / kBlock * 4 : 0;
+    const int64_t bytes = unit_ * (bytes_of(matrix.format, matrix.cols) + scales);
+    const int64_t end = total() + divide_up(matrix.rows, unit_) * std::max<int64_t>(bytes, 1);
+    parts_.push_back({matrix.rows, std::max<int64_t>(bytes, 1), total(), end});
+  }
+
+  // How many pieces a product of so many tokens should have.
+  int64_t cut(int64_t tokens, int threads) {
+    int64_t work = 0, units = 0;
+    for (const Part& part : parts_) {
+      work += (part.end - part.begin) * tokens;
+      units += divide_up(part.rows, unit_);
+    }
+    pieces_ = 1;
+    if (threads > 1 && work >= kSmallWork) {
+      pieces_ = unit_ > 1 ? units : std::min(std::max<int64_t>(total() / kPieceBytes, threads), units);
+    }
+    return pieces_;
+  }
+
+  // Calls f(matrix, begin, end) for the rows of piece i.
+  template <class F>
+  void each(int64_t i, F f) const {
+    const int64_t begin = total() / pieces_ * i + total() % pieces_ * i / pieces_;
+    const int64_t end = total() / pieces_ * (i + 1) + total() % pieces_ * (i + 1) / pieces_;
+    for (size_t p = 0; p < parts_.size(); p++) {
+      const Part& part = parts_[p];
+      const auto row = [&](int64_t at) {
+        return std::min(divide_up(std::clamp(at, part.begin, part.end) - part.begin, part.bytes) * unit_,
+                        part.rows);
+      };
+      if (row(begin) < row(end)) f(static_cast<int>(p), row(begin), row(end));
+    }
+  }
+
+ private:
+  struct Part {
+    int64_t rows, bytes, begin, end;  // bytes of a unit; begin and end in bytes
+  };
+
+  int64_t total() const { return parts_.empty() ? 0 : parts_.back().end; }
+
+  int64_t unit_;
+  int64_t pieces_ = 1;
+  std::vector<Part> parts_;
+};
 
 }  // namespace
 
@@ -33,23 +88,35 @@ void* Scratch::bytes(size_t size) {
 }
 
 struct Context::Team {
-  explicit Team(int threads) : pool(threads) {}
+  explicit Team(int threads) : pool(threads), of_thread(static_cast<size_t>(threads)) {}
+
+  struct OfThread {
+    Scratch row, gate, up, panel;
+  };
 
   std::mutex mutex;
   ThreadPool pool;
-  Scratch quantized_values, quantized_scales, quantized_offsets, scores, angles;
+  std::vector<OfThread> of_thread;
+  Scratch normalized, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], scores, angles;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
 
-  // Splits [0, n) into pieces of at least `fewest` and calls f(begin, end, thread) for each.
+  // Splits [0, n) into pieces and calls f(begin, end, thread) for each.
   template <class F>
-  void split(int64_t n, int64_t fewest, int64_t work, F f) {
+  void split(int64_t n, int64_t work, F f) {
     const int64_t wanted = work < kSmallWork ? 1 : pool.threads() * kPiecesPerThread;
-    const int64_t pieces = pool.threads() == 1 ? 1 : std::max<int64_t>(1, std::min(wanted, n / fewest));
+    const int64_t pieces = pool.threads() == 1 ? 1 : std::max<int64_t>(1, std::min(wanted, n));
     auto piece = [&](int64_t i, int thread) { f(n * i / pieces, n * (i + 1) / pieces, thread); };
     pool.for_each(pieces, piece);
   }
+};
+
+// Activations as the products of one call want them.
+struct Context::Prepared {
+  const float* x;
+  QuantizedTokens quantized[kBlockFormats];
+  bool few;
 };
 
 Context::Context(const Kernels& kernels, int threads)
@@ -62,49 +129,117 @@ void Context::after_fork() {
   team_ = std::make_unique<Team>(threads_);
 }
 
-void Context::matmul(const Matrix& weight, const float* x, int64_t tokens, bool int8, float* y) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
-  const bool quantize = int8 && is_blocked(weight.format);
-  ProductArgs args{weight, x, {}, tokens, y};
-  if (quantize) {
-    QuantizedTokens& q = args.quantized;
-    q.blocks = divide_up(weight.cols / kBlock, kBlockGroup) * kBlockGroup;
-    q.values = team_->quantized_values.get<int8_t>(tokens * q.blocks * kBlock);
-    q.scales = team_->quantized_scales.get<float>(tokens * q.blocks);
-    q.offsets = team_->quantized_offsets.get<float>(tokens * q.blocks);
-    team_->split(tokens, 1, tokens * weight.cols, [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; t++) {
-        kernels_.quantize_token(weight.format, x + t * weight.cols, weight.cols, q, t);
-      }
-    });
-  }
-  const auto format = static_cast<size_t>(weight.format);
-  const Products& products = quantize ? kernels_.int8_products[format] : kernels_.f32_products[format];
-  const Product product = tokens == 1 ? products.one : tokens <= kFewTokens ? products.few : products.many;
-  team_->split(weight.rows, kFewestRows, weight.rows * weight.cols * tokens,
-               [&](int64_t begin, int64_t end, int) { product(args, begin, end); });
-}
-
 int64_t Context::embed(const Matrix& table, const int32_t* ids, int64_t tokens, float scale, float* out) {
   for (int64_t t = 0; t < tokens; t++) {
     if (ids[t] < 0 || ids[t] >= table.rows) return t;
   }
   std::lock_guard<std::mutex> lock(team_->mutex);
-  team_->split(tokens, 1, tokens * table.cols, [&](int64_t begin, int64_t end, int) {
+  team_->split(tokens, tokens * table.cols, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) kernels_.embed(table, ids[t], scale, out + t * table.cols);
   });
   return -1;
 }
 
-void Context::rms_norm(const float* x, const float* weight, float eps, int64_t tokens, int64_t n,
-                       float* out) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
-  team_->split(tokens, 1, tokens * n, [&](int64_t begin, int64_t end, int) {
+Context::Prepared Context::prepare(const Input& in, const bool* formats) {
+  Team& team = *team_;
+  Prepared prepared{in.x, {}, in.tokens <= kFewTokens};
+  const Layout layout = prepared.few ? Layout::rows : Layout::panels;
+  bool floats = false;
+  for (int f = 0; f < kFormats; f++) {
+    const bool quantize = in.int8 && is_blocked(static_cast<Format>(f));
+    if (!formats[f]) continue;
+    if (!quantize) {
+      floats = true;
+      continue;
+    }
+    QuantizedTokens& q = prepared.quantized[f];
+    q.blocks = in.cols / kBlock;
+    if (prepared.few) q.blocks = divide_up(q.blocks, kBlockGroup) * kBlockGroup;
+    q.values = team.values[f].get<int8_t>(in.tokens * q.blocks * kBlock);
+    q.scales = team.scales[f].get<float>(in.tokens * q.blocks);
+    q.offsets = team.offsets[f].get<int32_t>(in.tokens * q.blocks);
+  }
+  float* normalized = nullptr;
+  if (in.norm != nullptr && floats) {
+    prepared.x = normalized = team.normalized.get<float>(in.tokens * in.cols);
+  }
+  if (normalized == nullptr && in.norm == nullptr && prepared.quantized[0].values == nullptr &&
+      prepared.quantized[1].values == nullptr) {
+    return prepared;
+  }
+  team.split(in.tokens, in.tokens * in.cols, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; t++) {
-      const float mean = kernels_.sum_of_squares(x + t * n, n) / static_cast<float>(n);
-      kernels_.weigh(x + t * n, weight, 1.0f / std::sqrt(mean + eps), n, out + t * n);
+      const float* x = in.x + t * in.cols;
+      if (in.norm != nullptr) {
+        float* row = normalized != nullptr
+                         ? normalized + t * in.cols
+                         : team.of_thread[static_cast<size_t>(thread)].row.get<float>(in.cols);
+        const float mean = kernels_.sum_of_squares(x, in.cols) / static_cast<float>(in.cols);
+        kernels_.weigh(x, in.norm, 1.0f / std::sqrt(mean + in.eps), in.cols, row);
+        x = row;
+      }
+      for (int f = 0; f < kBlockFormats; f++) {
+        const QuantizedTokens& q = prepared.quantized[f];
+        if (q.values != nullptr) kernels_.quantize_token(static_cast<Format>(f), layout, x, in.cols, q, t);
+      }
     }
   });
+  return prepared;
+}
+
+void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& weight, int64_t begin,
+                       int64_t end, int thread, float* y, int64_t y_stride, int64_t first_row,
+                       const float* residual) {
+  const auto format = static_cast<size_t>(weight.format);
+  const bool int8 = in.int8 && is_blocked(weight.format);
+  ProductArgs args{weight, prepared.x, {}, in.tokens, y, residual, y_stride, first_row, nullptr};
+  if (int8) args.quantized = prepared.quantized[format];
+  const Products& products = int8 ? kernels_.int8_products[format] : kernels_.f32_products[format];
+  if (prepared.few) return products.rows(args, begin, end);
+  const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols, in.tokens);
+  args.scratch = team_->of_thread[static_cast<size_t>(thread)].panel.get<uint8_t>(bytes);
+  products.panels(args, begin, end);
+}
+
+void Context::products(const Input& in, const Output* outputs, int count, const float* residual) {
+  std::lock_guard<std::mutex> lock(team_->mutex);
+  bool formats[kFormats] = {};
+  for (int i = 0; i < count; i++) formats[static_cast<size_t>(outputs[i].weight.format)] = true;
+  const Prepared prepared = prepare(in, formats);
+  Rows rows(prepared.few ? 1 : kernels_.panel_rows);
+  for (int i = 0; i < count; i++) rows.add(outputs[i].weight);
+  auto piece = [&](int64_t i, int thread) {
+    rows.each(i, [&](int which, int64_t begin, int64_t end) {
+      const Output& out = outputs[which];
+      multiply(in, prepared, out.weight, begin, end, thread, out.y, out.weight.rows, 0, residual);
+    });
+  };
+  team_->pool.for_each(rows.cut(in.tokens, threads_), piece);
+}
+
+void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& up, float* y) {
+  std::lock_guard<std::mutex> lock(team_->mutex);
+  bool formats[kFormats] = {};
+  formats[static_cast<size_t>(gate.format)] = formats[static_cast<size_t>(up.format)] = true;
+  const Prepared prepared = prepare(in, formats);
+  const int64_t step = prepared.few ? kGateRows : kernels_.panel_rows;
+  Rows rows(prepared.few ? 1 : kernels_.panel_rows);
+  rows.add(gate);
+  auto piece = [&](int64_t i, int thread) {
+    Team::OfThread& own = team_->of_thread[static_cast<size_t>(thread)];
+    float* gates = own.gate.get<float>(in.tokens * step);
+    float* ups = own.up.get<float>(in.tokens * step);
+    rows.each(i, [&](int, int64_t first, int64_t last) {
+      for (int64_t begin = first; begin < last; begin += step) {
+        const int64_t end = std::min(begin + step, last);
+        multiply(in, prepared, gate, begin, end, thread, gates, step, begin, nullptr);
+        multiply(in, prepared, up, begin, end, thread, ups, step, begin, nullptr);
+        for (int64_t t = 0; t < in.tokens; t++)
+          kernels_.geglu(gates + t * step, ups + t * step, end - begin, y + t * gate.rows + begin);
+      }
+    });
+  };
+  team_->pool.for_each(rows.cut(in.tokens, threads_), piece);
 }
 
 void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position,
@@ -131,7 +266,7 @@ void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, in
     team.angles_dim = head_dim;
     team.angles_theta = theta;
   }
-  team.split(tokens, 1, tokens * heads * head_dim, [&](int64_t begin, int64_t end, int) {
+  team.split(tokens, tokens * heads * head_dim, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       const float* cosine = table + (position - start + t) * per_token;
       kernels_.rope(x + t * heads * head_dim, cosine, cosine + half, heads, head_dim);
@@ -158,14 +293,6 @@ void Context::attention(const AttentionArgs& args) {
   } else {
     team_->pool.for_each(args.kv_heads * tiles, one);
   }
-}
-
-void Context::geglu(const float* gate, const float* up, int64_t n, float* out) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
-  constexpr int64_t kOperations = 16;  // per element
-  team_->split(n, 1024, n * kOperations, [&](int64_t begin, int64_t end, int) {
-    kernels_.geglu(gate + begin, up + begin, end - begin, out + begin);
-  });
 }
 
 }  // namespace cg

@@ -26,6 +26,20 @@ class Scratch {
   size_t size_ = 0;
 };
 
+// Activations [tokens, cols] that enter a product; normalized (RMSNorm) on their way when `norm` is there.
+struct Input {
+  const float* x;
+  int64_t tokens, cols;
+  const float* norm;  // [cols] or null
+  float eps;
+  bool int8;  // whether they are rounded to int8 for weights in blocks
+};
+
+struct Output {
+  Matrix weight;
+  float* y;  // [tokens, rows]
+};
+
 // Calls from several threads are served one after the other. Sizes and pointers are trusted.
 class Context {
  public:
@@ -35,13 +49,14 @@ class Context {
   const char* isa() const { return kernels_.isa; }
   int threads() const { return threads_; }
 
-  void matmul(const Matrix& weight, const float* x, int64_t tokens, bool int8, float* y);
   // The position of the first id that is no row of the table, or -1 when all were.
   int64_t embed(const Matrix& table, const int32_t* ids, int64_t tokens, float scale, float* out);
-  void rms_norm(const float* x, const float* weight, float eps, int64_t tokens, int64_t n, float* out);
+  // Products of one input with several matrices, plus `residual` (of the first output's shape, or null).
+  void products(const Input& input, const Output* outputs, int count, const float* residual);
+  // gelu_tanh(input gate) * (input up): [tokens, rows].
+  void gated_product(const Input& input, const Matrix& gate, const Matrix& up, float* y);
   void rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position, double theta);
   void attention(const AttentionArgs& args);
-  void geglu(const float* gate, const float* up, int64_t n, float* out);
 
   // In the child of a fork the workers are gone and locks may be held for ever: starts a new team. The old
   // one cannot be destroyed and is leaked.
@@ -49,6 +64,14 @@ class Context {
 
  private:
   struct Team;
+  struct Prepared;
+
+  // Activations normalized and rounded as weights of the given formats want them.
+  Prepared prepare(const Input& input, const bool* formats);
+  // Rows [begin, end) of a product on one thread; row r of token t goes to y[t * y_stride + r - first_row].
+  void multiply(const Input& input, const Prepared& prepared, const Matrix& weight, int64_t begin,
+                int64_t end, int thread, float* y, int64_t y_stride, int64_t first_row,
+                const float* residual);
 
   const Kernels& kernels_;
   const int threads_;

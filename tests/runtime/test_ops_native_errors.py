@@ -147,11 +147,24 @@ def test_ids_of_another_type(ops: NativeOps) -> None:
         ops.embed(weight(), np.array([0, 1], np.int64), 1.0)
 
 
-def test_norm_rope_geglu_that_do_not_fit(ops: NativeOps) -> None:
-    with pytest.raises(UsageError, match="rms_norm"):
-        ops.rms_norm(floats(2, 8), floats(7), 1e-6)
-    with pytest.raises(UsageError, match="rms_norm"):
-        ops.rms_norm(floats(2, 16)[:, ::2], floats(8), 1e-6)
+def test_norms_and_residuals_that_do_not_fit(ops: NativeOps) -> None:
+    with pytest.raises(UsageError, match="norm_matmul: x is"):
+        ops.norm_matmul(floats(2, 64), floats(63), 1e-6, [weight()])
+    with pytest.raises(UsageError, match="norm_matmul: x must be"):
+        ops.norm_matmul(floats(2, 64), np.ones(64), 1e-6, [weight()])
+    with pytest.raises(UsageError, match="norm_geglu: gate is"):
+        ops.norm_geglu(floats(2, 64), floats(64), 1e-6, weight(4), weight(5))
+    with pytest.raises(UsageError, match="norm_geglu: x is"):
+        ops.norm_geglu(floats(2, 64), floats(1, 64), 1e-6, weight(), weight())
+    with pytest.raises(UsageError, match="norm_geglu: x and norm"):
+        ops.norm_geglu(floats(2, 128)[:, ::2], floats(64), 1e-6, weight(), weight())
+    with pytest.raises(UsageError, match="matmul: the residual is"):
+        ops.matmul(floats(2, 64), weight(), floats(2, 5))
+    with pytest.raises(UsageError, match="matmul: x must be"):
+        ops.matmul(floats(2, 64), weight(), np.ones((2, 4)))
+
+
+def test_rotations_that_do_not_fit(ops: NativeOps) -> None:
     with pytest.raises(UsageError, match="rope"):
         ops.rope(floats(1, 2, 7), 0, 1e4)
     with pytest.raises(UsageError, match="rope"):
@@ -160,10 +173,6 @@ def test_norm_rope_geglu_that_do_not_fit(ops: NativeOps) -> None:
     read_only.flags.writeable = False
     with pytest.raises(UsageError, match="rope"):
         ops.rope(read_only, 0, 1e4)
-    with pytest.raises(UsageError, match="geglu"):
-        ops.geglu(floats(2, 8), floats(2, 9))
-    with pytest.raises(UsageError, match="geglu"):
-        ops.geglu(floats(2, 8), floats(2, 8).astype(np.float64))
 
 
 @pytest.mark.parametrize(

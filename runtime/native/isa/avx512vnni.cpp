@@ -1,10 +1,10 @@
-// AVX2 plus the byte products of AVX-512 VNNI: x86 servers from 2019 on, Zen 4.
+// AVX-512 with VNNI's byte products: x86 servers from 2019 on, Zen 4.
 #define CG_ISA avx512vnni
 #define CG_ISA_NAME "avx512vnni"
 #define CG_VNNI 1
 #include "kernels/kernels.h"
 #if defined(CG_X86)
-#include "simd/avx2.h"
+#include "simd/avx512.h"
 //
 #include "kernels/table.inl"
 #endif

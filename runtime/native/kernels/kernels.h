@@ -9,10 +9,10 @@ namespace cg {
 
 // Elements that share one scale.
 constexpr int64_t kBlock = 32;
-// Blocks handled per step of an int8 product; prepared activations are padded to a multiple of it.
+// Blocks handled per step of a row product.
 constexpr int64_t kBlockGroup = 8;
-// Tokens that share one unpacked piece of weights.
-constexpr int kTokenTile = 4;
+// Most tokens that a row product takes; more go through panels.
+constexpr int64_t kFewTokens = 8;
 // Query rows that share one pass over keys and values.
 constexpr int kQueryTile = 4;
 
@@ -39,24 +39,32 @@ struct Matrix {
   int64_t cols;
 };
 
-// Activations as int8 blocks. `blocks` per token, a multiple of kBlockGroup; what pads is zero.
-// For Q4 the bytes of two blocks are interleaved in halves as the nibbles of two packed blocks lie
-// (b0[0:16] b1[0:16] b0[16:32] b1[16:32]), and `offsets` is -8 * scale * sum(values), which
-// turns products with nibbles 0..15 into products with -8..7. A block with NaN or infinity has scale NaN.
+// How prepared activations lie: as the row products want them, or the panel products.
+enum class Layout : int { rows = 0, panels = 1 };
+
+// Activations as int8 blocks, `blocks` per token. A block with NaN or infinity has scale NaN. `offsets` turn
+// products with the unsigned bytes that the kernels multiply into products with the weights, exactly.
+// Rows: a multiple of kBlockGroup blocks, what pads is zero; the bytes of a block lie as its weights do (Q4:
+// two blocks interleaved in halves, b0[0:16] b1[0:16] b0[16:32] b1[16:32]), scales and offsets of a group as
+// the lanes of its sums. Panels: just the blocks, bytes in order, blocks in the order of PanelOrder.
 struct QuantizedTokens {
-  int8_t* values;  // [tokens, blocks * 32]
-  float* scales;   // [tokens, blocks]
-  float* offsets;  // [tokens, blocks]
+  int8_t* values;    // [tokens, blocks * 32]
+  float* scales;     // [tokens, blocks]
+  int32_t* offsets;  // [tokens, blocks]
   int64_t blocks;
 };
 
-// y[tokens, rows] = x[tokens, cols] times the transposed matrix.
+// y[tokens, rows] = x[tokens, cols] times the transposed matrix, plus `residual` where there is one.
 struct ProductArgs {
   Matrix weight;
   const float* x;             // for f32 activations
   QuantizedTokens quantized;  // for int8 activations
   int64_t tokens;
-  float* y;
+  float* y;               // row r of token t at y[t * y_stride + r - first_row]
+  const float* residual;  // likewise; may be y; null for none
+  int64_t y_stride;
+  int64_t first_row;
+  void* scratch;  // scratch_bytes(cols, tokens) of a panel product
 };
 
 // Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its
@@ -64,9 +72,8 @@ struct ProductArgs {
 using Product = void (*)(const ProductArgs& args, int64_t begin, int64_t end);
 
 struct Products {
-  Product one;   // a single token: bound by memory
-  Product few;   // a handful: weights are still read once
-  Product many;  // a prompt: bound by arithmetic
+  Product rows;    // 1 to kFewTokens tokens: weights are read once, straight from the file's layout
+  Product panels;  // many tokens: rows are unpacked a panel at a time
 };
 
 struct AttentionArgs {
@@ -90,11 +97,15 @@ struct EncodeStats {
 
 struct Kernels {
   const char* isa;
+  int64_t panel_rows;  // ranges of a panel product should begin at a multiple of it
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];
-  // One token's `cols` floats to row `token` of `out`, laid out for weights of `format`.
-  void (*quantize_token)(Format format, const float* x, int64_t cols, const QuantizedTokens& out,
-                         int64_t token);
+  // What a panel product needs per thread, aligned to a cache line.
+  int64_t (*f32_scratch_bytes)(int64_t cols, int64_t tokens);
+  int64_t (*int8_scratch_bytes)(int64_t cols, int64_t tokens);
+  // One token's `cols` floats to row `token` of `out`, for weights of `format`.
+  void (*quantize_token)(Format format, Layout layout, const float* x, int64_t cols,
+                         const QuantizedTokens& out, int64_t token);
   // One row of a matrix, dequantized, times `scale`.
   void (*embed)(const Matrix& table, int64_t row, float scale, float* out);
   // The two halves of a norm; the root between them is the caller's.
@@ -128,6 +139,10 @@ extern const Kernels kernels_neon_dotprod;
 
 #if defined(_MSC_VER)
 #define CG_INLINE static __forceinline
+#define CG_MEMBER __forceinline
+#define CG_UNROLL_8
 #else
 #define CG_INLINE static inline __attribute__((always_inline))
+#define CG_MEMBER inline __attribute__((always_inline))
+#define CG_UNROLL_8 _Pragma("GCC unroll 8")
 #endif

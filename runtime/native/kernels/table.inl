@@ -2,14 +2,20 @@
 // The including file has chosen the vector type (simd/*.h) and defined CG_ISA and CG_ISA_NAME.
 
 #include "kernels/exponential.inl"
+#include "kernels/finish.inl"
+#include "kernels/panel_order.h"
+#include "kernels/quantize.inl"
 #include "kernels/readers.inl"
 //
 #include "kernels/attention.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/encode.inl"
-#include "kernels/product_f32.inl"
-#include "kernels/product_int8.inl"
-#include "kernels/products.inl"
+#include "kernels/rows_f32.inl"
+#include "kernels/rows_int8.inl"
+//
+#include "kernels/panels_int8.inl"
+//
+#include "kernels/panels_f32.inl"
 
 #define CG_JOIN_(a, b) a##b
 #define CG_JOIN(a, b) CG_JOIN_(a, b)
@@ -18,10 +24,15 @@ namespace cg {
 
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
-    {products_of<F32Row<Format::q4>>(), products_of<F32Row<Format::i8>>(),
-     products_of<F32Row<Format::bf16>>(), products_of<F32Row<Format::f16>>(),
-     products_of<F32Row<Format::f32>>()},
-    {products_of<Int8Row<Format::q4>>(), products_of<Int8Row<Format::i8>>()},
+    kPanelRows,
+    {{rows_f32<Format::q4>, panels_f32<Format::q4>},
+     {rows_f32<Format::i8>, panels_f32<Format::i8>},
+     {rows_f32<Format::bf16>, panels_f32<Format::bf16>},
+     {rows_f32<Format::f16>, panels_f32<Format::f16>},
+     {rows_f32<Format::f32>, panels_f32<Format::f32>}},
+    {{rows_int8<Format::q4>, panels_int8<Format::q4>}, {rows_int8<Format::i8>, panels_int8<Format::i8>}},
+    f32_scratch_bytes,
+    int8_scratch_bytes,
     quantize_token,
     embed,
     sum_of_squares,

@@ -72,67 +72,212 @@ CG_INLINE void unpack_q4(const uint8_t* p, F out[4]) {
   unpack_half(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(packed, 4), mask), eight), out + 2);
 }
 
-CG_INLINE void pack_i8(const F in[4], int8_t* out) {
+using I = __m256i;
+
+CG_INLINE I load_ints(const int32_t* p) { return load_bytes(p); }
+CG_INLINE I add(I a, I b) { return _mm256_add_epi32(a, b); }
+CG_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+
+CG_INLINE int32_t sum(I a) {
+  __m128i r = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  r = _mm_add_epi32(r, _mm_unpackhi_epi64(r, r));
+  return _mm_cvtsi128_si32(_mm_add_epi32(r, _mm_shuffle_epi32(r, 1)));
+}
+
+CG_INLINE int32_t pack_i8(const F in[4], int8_t* out) {
+  __m256i v[4];
+  for (int i = 0; i < 4; i++) v[i] = _mm256_cvtps_epi32(in[i]);
   // Packing works within 128-bit halves; the permutation puts the dwords back in order.
-  const __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(in[0]), _mm256_cvtps_epi32(in[1]));
-  const __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(in[2]), _mm256_cvtps_epi32(in[3]));
+  const __m256i a = _mm256_packs_epi32(v[0], v[1]), b = _mm256_packs_epi32(v[2], v[3]);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256((__m256i*)out, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order));
+  return sum(add(add(v[0], v[1]), add(v[2], v[3])));
 }
 
-// Sums of four products of unsigned and signed bytes; the pairwise sums must fit 16 bits.
-CG_INLINE __m256i multiply_bytes(__m256i sums, __m256i u, __m256i s) {
+// Weights are multiplied as unsigned bytes: the zero points that activations' offsets take off again.
+constexpr int32_t kQ4ZeroPoint = 8;
 #if defined(CG_VNNI)
+constexpr int32_t kI8ZeroPoint = 128;
+#else
+constexpr int32_t kI8ZeroPoint = 0;
+#endif
+
+// Adds products of unsigned and signed bytes, in sums of four.
+CG_INLINE I add_products(I sums, __m256i u, __m256i s) {
+#if defined(CG_AVXVNNI)
+  return _mm256_dpbusd_avx_epi32(sums, u, s);
+#elif defined(CG_VNNI)
   return _mm256_dpbusd_epi32(sums, u, s);
 #else
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+  return add(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
 #endif
 }
 
-struct Q4Pair {
-  __m256i low, high;
-};
-
-CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
-  const __m256i packed = load_bytes(p), mask = _mm256_set1_epi8(15);
-  return {_mm256_and_si256(packed, mask), _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask)};
+// Of four vectors, sums of four neighbours: first the low halves' of each, then the high halves'.
+CG_INLINE I sum_fours(const I v[4]) {
+  const I a = add(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+  const I b = add(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+  return add(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
 
-CG_INLINE F dot(Q4Pair w, const int8_t* x) {
-  const __m256i first = load_bytes(x), second = load_bytes(x + 32);
+// The block of a group that each lane of its products has.
+constexpr int kQ4Order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+constexpr int kI8Order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+template <Format format>
+CG_INLINE F in_lane_order(F a) {
+  if constexpr (format == Format::q4) {
+    return _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+  } else {
+    return a;
+  }
+}
+
+// Eight Q4 blocks, two of them in each pair of vectors.
+struct Q4Group {
+  __m256i low[4], high[4];
+};
+
+CG_INLINE I dot(const Q4Group& w, const int8_t* x) {
+  I v[4];
+  for (int i = 0; i < 4; i++) {
+    const __m256i first = load_bytes(x + 64 * i), second = load_bytes(x + 64 * i + 32);
 #if defined(CG_VNNI)
-  return _mm256_cvtepi32_ps(
-      multiply_bytes(multiply_bytes(_mm256_setzero_si256(), w.low, first), w.high, second));
+    v[i] = add_products(add_products(_mm256_setzero_si256(), w.low[i], first), w.high[i], second);
 #else
-  // 4 * 15 * 127 fits 16 bits, so the two halves can be added there.
-  const __m256i pairs =
-      _mm256_add_epi16(_mm256_maddubs_epi16(w.low, first), _mm256_maddubs_epi16(w.high, second));
-  return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    // 4 * 15 * 127 fits 16 bits, so the two halves can be added there.
+    const __m256i pairs =
+        _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], first), _mm256_maddubs_epi16(w.high[i], second));
+    v[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
+  }
+  return sum_fours(v);
 }
 
-struct I8Block {
-  __m256i values;
+struct I8Group {
+  __m256i values[8];
 };
 
-CG_INLINE I8Block load_i8_block(const uint8_t* p) { return {load_bytes(p)}; }
-
-CG_INLINE F dot(I8Block w, const int8_t* x) {
-  // |w| times x with w's sign; 2 * 128 * 127 fits 16 bits, and x is never -128.
-  const __m256i signed_x = _mm256_sign_epi8(load_bytes(x), w.values);
-  return _mm256_cvtepi32_ps(multiply_bytes(_mm256_setzero_si256(), _mm256_abs_epi8(w.values), signed_x));
+CG_INLINE I dot(const I8Group& w, const int8_t* x) {
+  I v[8];
+  for (int i = 0; i < 8; i++) {
+#if defined(CG_VNNI)
+    v[i] = add_products(_mm256_setzero_si256(), w.values[i], load_bytes(x + 32 * i));
+#else
+    // |w| times x with w's sign; 2 * 128 * 127 fits 16 bits, and x is never -128.
+    const __m256i signed_x = _mm256_sign_epi8(load_bytes(x + 32 * i), w.values[i]);
+    v[i] = add_products(_mm256_setzero_si256(), _mm256_abs_epi8(w.values[i]), signed_x);
+#endif
+  }
+  const I a = sum_fours(v), b = sum_fours(v + 4);
+  return add(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-template <int J>
-CG_INLINE F spread_pair(F a) {
-  return _mm256_permutevar8x32_ps(
-      a, _mm256_setr_epi32(2 * J, 2 * J, 2 * J, 2 * J, 2 * J + 1, 2 * J + 1, 2 * J + 1, 2 * J + 1));
+template <Format format>
+CG_INLINE auto load_group(const uint8_t* p) {
+  if constexpr (format == Format::q4) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    Q4Group group;
+    for (int i = 0; i < 4; i++) {
+      const __m256i packed = load_bytes(p + 32 * i);
+      group.low[i] = _mm256_and_si256(packed, mask);
+      group.high[i] = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+    }
+    return group;
+  } else {
+    I8Group group;
+    for (int i = 0; i < 8; i++) {
+      group.values[i] = _mm256_xor_si256(load_bytes(p + 32 * i), _mm256_set1_epi8((char)kI8ZeroPoint));
+    }
+    return group;
+  }
 }
 
-template <int J>
-CG_INLINE F spread(F a) {
-  return _mm256_permutevar8x32_ps(a, _mm256_set1_epi32(J));
+// Unpacking panels: sixteen bytes at a time.
+using Bytes16 = __m128i;
+
+CG_INLINE Bytes16 load_16(const uint8_t* p) { return load_half_bytes(p); }
+CG_INLINE void store_16(uint8_t* p, Bytes16 a) { _mm_storeu_si128((__m128i*)p, a); }
+CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return _mm_and_si128(a, _mm_set1_epi8(15)); }
+CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return _mm_and_si128(_mm_srli_epi16(a, 4), _mm_set1_epi8(15)); }
+CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return _mm_xor_si128(a, _mm_set1_epi8((char)kI8ZeroPoint)); }
+
+// v[i]'s word j becomes v[j]'s word i.
+CG_INLINE void transpose_words(Bytes16 v[4]) {
+  const __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]);
+  const __m128i c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm_unpacklo_epi64(a, b);
+  v[1] = _mm_unpackhi_epi64(a, b);
+  v[2] = _mm_unpacklo_epi64(c, d);
+  v[3] = _mm_unpackhi_epi64(c, d);
 }
+
+// v[i]'s lane j becomes v[j]'s lane i.
+CG_INLINE void transpose(F v[8]) {
+  F a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    v[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+  }
+}
+
+#if !defined(CG_WIDE_512)
+// Panels: vectors of rows.
+constexpr int kWideLanes = 8;
+constexpr int kPanelVectors = 2;
+constexpr int kPanelTokens = 2;
+constexpr int kFloatTokens = 5;
+
+using W = F;
+using WideBytes = __m256i;
+
+CG_INLINE W wide_zero() { return zero(); }
+CG_INLINE W wide_set1(float value) { return set1(value); }
+CG_INLINE W load_wide(const float* p) { return load(p); }
+CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return load_bytes(p); }
+
+CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+  int32_t word;
+  memcpy(&word, p, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+
+// The products of a block's columns with one token.
+template <Format format>
+struct Dots {
+  I sums;
+
+#if defined(CG_VNNI)
+  CG_MEMBER void start(int32_t offset) { sums = _mm256_set1_epi32(offset); }
+  CG_MEMBER void add(WideBytes w, WideBytes x) { sums = add_products(sums, w, x); }
+  CG_MEMBER W finish(int32_t) const { return to_float(sums); }
+#else
+  CG_MEMBER void start(int32_t) { sums = _mm256_setzero_si256(); }
+  CG_MEMBER void add(WideBytes w, WideBytes x) {
+    if constexpr (format == Format::q4) {  // all of a block fits 16 bits: 16 * 15 * 127
+      sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
+    } else {
+      sums = add_products(sums, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    }
+  }
+  CG_MEMBER W finish(int32_t offset) const {
+    I products = sums;
+    if constexpr (format == Format::q4) products = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+    return to_float(cg::add(products, _mm256_set1_epi32(offset)));
+  }
+#endif
+};
+#endif
 
 }  // namespace
 }  // namespace cg

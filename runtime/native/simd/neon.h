@@ -104,13 +104,38 @@ CG_INLINE int16x8_t rounded_words(F a) {
   return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a.low)), vqmovn_s32(vcvtnq_s32_f32(a.high)));
 }
 
-CG_INLINE void pack_i8(const F in[4], int8_t* out) {
-  vst1q_s8(out, vcombine_s8(vqmovn_s16(rounded_words(in[0])), vqmovn_s16(rounded_words(in[1]))));
-  vst1q_s8(out + 16, vcombine_s8(vqmovn_s16(rounded_words(in[2])), vqmovn_s16(rounded_words(in[3]))));
+CG_INLINE int32_t pack_i8(const F in[4], int8_t* out) {
+  const int8x16_t low = vcombine_s8(vqmovn_s16(rounded_words(in[0])), vqmovn_s16(rounded_words(in[1])));
+  const int8x16_t high = vcombine_s8(vqmovn_s16(rounded_words(in[2])), vqmovn_s16(rounded_words(in[3])));
+  vst1q_s8(out, low);
+  vst1q_s8(out + 16, high);
+  return vaddlvq_s8(low) + vaddlvq_s8(high);
 }
 
-// Sums of four products of signed bytes.
-CG_INLINE int32x4_t multiply_bytes(int32x4_t sums, int8x16_t a, int8x16_t b) {
+struct I {
+  int32x4_t low, high;
+};
+
+CG_INLINE I load_ints(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
+CG_INLINE I add(I a, I b) { return {vaddq_s32(a.low, b.low), vaddq_s32(a.high, b.high)}; }
+CG_INLINE F to_float(I a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
+
+// What products have in excess because weights are multiplied as they are stored: activations' offsets take
+// it off again.
+constexpr int32_t kQ4ZeroPoint = 8;
+constexpr int32_t kI8ZeroPoint = 0;
+
+// The block of a group that each lane of its products has.
+constexpr int kQ4Order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr int kI8Order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+template <Format>
+CG_INLINE F in_lane_order(F a) {
+  return a;
+}
+
+// Adds products of signed bytes, in sums of four.
+CG_INLINE int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
 #if defined(CG_DOTPROD)
   return vdotq_s32(sums, a, b);
 #else
@@ -120,43 +145,136 @@ CG_INLINE int32x4_t multiply_bytes(int32x4_t sums, int8x16_t a, int8x16_t b) {
 #endif
 }
 
-struct Q4Pair {
-  uint8x16_t first, second;  // one packed block each
-};
-
-CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) { return {vld1q_u8(p), vld1q_u8(p + 16)}; }
-
-CG_INLINE float32x4_t dot_block(uint8x16_t packed, const int8_t* x) {
-  int32x4_t sums = multiply_bytes(vdupq_n_s32(0), low_nibbles(packed), vld1q_s8(x));
-  sums = multiply_bytes(sums, high_nibbles(packed), vld1q_s8(x + 32));
-  return vcvtq_f32_s32(sums);
+CG_INLINE int32x4_t sum_fours(const int32x4_t v[4]) {
+  return vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]));
 }
 
-CG_INLINE F dot(Q4Pair w, const int8_t* x) { return {dot_block(w.first, x), dot_block(w.second, x + 16)}; }
+// Eight blocks in order.
+struct Q4Group {
+  int8x16_t low[8], high[8];
+};
 
-struct I8Block {
+CG_INLINE I dot(const Q4Group& w, const int8_t* x) {
+  int32x4_t v[8];
+  for (int i = 0; i < 8; i++) {
+    const int8_t* p = x + i / 2 * 64 + i % 2 * 16;
+    v[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], vld1q_s8(p)), w.high[i], vld1q_s8(p + 32));
+  }
+  return {sum_fours(v), sum_fours(v + 4)};
+}
+
+struct I8Group {
+  int8x16_t low[8], high[8];
+};
+
+CG_INLINE I dot(const I8Group& w, const int8_t* x) {
+  int32x4_t v[8];
+  for (int i = 0; i < 8; i++) {
+    const int8_t* p = x + i * 32;
+    v[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], vld1q_s8(p)), w.high[i], vld1q_s8(p + 16));
+  }
+  return {sum_fours(v), sum_fours(v + 4)};
+}
+
+template <Format format>
+CG_INLINE auto load_group(const uint8_t* p) {
+  if constexpr (format == Format::q4) {
+    Q4Group group;
+    for (int i = 0; i < 8; i++) {
+      const uint8x16_t packed = vld1q_u8(p + 16 * i);
+      group.low[i] = low_nibbles(packed);
+      group.high[i] = high_nibbles(packed);
+    }
+    return group;
+  } else {
+    I8Group group;
+    for (int i = 0; i < 8; i++) {
+      group.low[i] = load_signed(p + 32 * i);
+      group.high[i] = load_signed(p + 32 * i + 16);
+    }
+    return group;
+  }
+}
+
+// Unpacking panels: sixteen bytes at a time.
+using Bytes16 = int8x16_t;
+
+CG_INLINE Bytes16 load_16(const uint8_t* p) { return load_signed(p); }
+CG_INLINE void store_16(uint8_t* p, Bytes16 a) { vst1q_u8(p, vreinterpretq_u8_s8(a)); }
+CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return low_nibbles(vreinterpretq_u8_s8(a)); }
+CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return high_nibbles(vreinterpretq_u8_s8(a)); }
+CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return a; }
+
+// v[i]'s word j becomes v[j]'s word i.
+CG_INLINE void transpose_words(float32x4_t v[4]) {
+  const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(v[0], v[1]));
+  const float64x2_t b = vreinterpretq_f64_f32(vtrn2q_f32(v[0], v[1]));
+  const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(v[2], v[3]));
+  const float64x2_t d = vreinterpretq_f64_f32(vtrn2q_f32(v[2], v[3]));
+  v[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
+  v[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
+  v[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
+  v[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+}
+
+CG_INLINE void transpose_words(Bytes16 v[4]) {
+  float32x4_t words[4];
+  for (int i = 0; i < 4; i++) words[i] = vreinterpretq_f32_s8(v[i]);
+  transpose_words(words);
+  for (int i = 0; i < 4; i++) v[i] = vreinterpretq_s8_f32(words[i]);
+}
+
+// v[i]'s lane j becomes v[j]'s lane i.
+CG_INLINE void transpose(F v[8]) {
+  float32x4_t quarter[4][4];
+  for (int i = 0; i < 4; i++) {
+    quarter[0][i] = v[i].low;
+    quarter[1][i] = v[i].high;
+    quarter[2][i] = v[i + 4].low;
+    quarter[3][i] = v[i + 4].high;
+  }
+  for (auto& words : quarter) transpose_words(words);
+  for (int i = 0; i < 4; i++) {
+    v[i] = {quarter[0][i], quarter[2][i]};
+    v[i + 4] = {quarter[1][i], quarter[3][i]};
+  }
+}
+
+// Panels: vectors of rows.
+constexpr int kWideLanes = 8;
+constexpr int kPanelVectors = 1;
+constexpr int kPanelTokens = 4;
+constexpr int kFloatTokens = 8;
+
+using W = F;
+
+struct WideBytes {
   int8x16_t low, high;
 };
 
-CG_INLINE I8Block load_i8_block(const uint8_t* p) { return {load_signed(p), load_signed(p + 16)}; }
+CG_INLINE W wide_zero() { return zero(); }
+CG_INLINE W wide_set1(float value) { return set1(value); }
+CG_INLINE W load_wide(const float* p) { return load(p); }
+CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return {load_signed(p), load_signed(p + 16)}; }
 
-CG_INLINE F dot(I8Block w, const int8_t* x) {
-  const int32x4_t none = vdupq_n_s32(0);
-  return {vcvtq_f32_s32(multiply_bytes(none, w.low, vld1q_s8(x))),
-          vcvtq_f32_s32(multiply_bytes(none, w.high, vld1q_s8(x + 16)))};
+CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+  int32_t word;
+  memcpy(&word, p, sizeof word);
+  const int8x16_t words = vreinterpretq_s8_s32(vdupq_n_s32(word));
+  return {words, words};
 }
 
-template <int J>
-CG_INLINE F spread_pair(F a) {
-  const float32x4_t half = J < 2 ? a.low : a.high;
-  return {vdupq_laneq_f32(half, 2 * (J % 2)), vdupq_laneq_f32(half, 2 * (J % 2) + 1)};
-}
+// The products of a block's columns with one token.
+template <Format>
+struct Dots {
+  I sums;
 
-template <int J>
-CG_INLINE F spread(F a) {
-  const float32x4_t lanes = vdupq_laneq_f32(J < 4 ? a.low : a.high, J % 4);
-  return {lanes, lanes};
-}
+  CG_MEMBER void start(int32_t offset) { sums = {vdupq_n_s32(offset), vdupq_n_s32(offset)}; }
+  CG_MEMBER void add(WideBytes w, WideBytes x) {
+    sums = {add_products(sums.low, w.low, x.low), add_products(sums.high, w.high, x.high)};
+  }
+  CG_MEMBER W finish(int32_t) const { return to_float(sums); }
+};
 
 }  // namespace
 }  // namespace cg

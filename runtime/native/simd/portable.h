@@ -122,76 +122,173 @@ CG_INLINE void unpack_q4(const uint8_t* p, F out[4]) {
   }
 }
 
-// 32 floats of magnitude <= 127.5 to bytes, rounded to nearest, ties to even.
-CG_INLINE void pack_i8(const F in[4], int8_t* out) {
+// 32 floats of magnitude <= 127.5 to bytes, rounded to nearest, ties to even; returns their sum.
+CG_INLINE int32_t pack_i8(const F in[4], int8_t* out) {
+  int32_t total = 0;
   for (int i = 0; i < 32; i++) {
     // The sum's low bits are the rounded number in two's complement.
     out[i] = (int8_t)(uint8_t)bits_of_float(in[i / 8].lane[i % 8] + 12582912.0f);
+    total += out[i];
   }
+  return total;
 }
 
-// Two packed Q4 blocks, nibbles 0..15.
-struct Q4Pair {
-  uint8_t packed[32];
+struct I {
+  int32_t lane[kLanes];
 };
 
-CG_INLINE Q4Pair load_q4_pair(const uint8_t* p) {
-  Q4Pair r;
-  memcpy(r.packed, p, sizeof r.packed);
+CG_INLINE I load_ints(const int32_t* p) {
+  I r;
+  memcpy(r.lane, p, sizeof r.lane);
   return r;
 }
 
-// Sums of four neighbours. In two steps, which compilers turn into vector code.
-CG_INLINE F sum_fours(const int32_t products[32]) {
-  int32_t sums[kLanes] = {};
-  for (int k = 0; k < 4; k++) {
-    for (int i = 0; i < kLanes; i++) sums[i] += products[4 * i + k];
-  }
+CG_INLINE I add(I a, I b) {
+  for (int i = 0; i < kLanes; i++) a.lane[i] += b.lane[i];
+  return a;
+}
+
+CG_INLINE F to_float(I a) {
   F r;
-  for (int i = 0; i < kLanes; i++) r.lane[i] = (float)sums[i];
+  for (int i = 0; i < kLanes; i++) r.lane[i] = (float)a.lane[i];
   return r;
 }
 
-// Products with 64 interleaved bytes, in sums of eight: lanes 0-3 belong to the first block, 4-7 to the
-// second.
-CG_INLINE F dot(Q4Pair w, const int8_t* x) {
-  int32_t products[32];
-  for (int i = 0; i < 32; i++) {
-    products[i] = (int16_t)((int16_t)(w.packed[i] & 15) * x[i] + (int16_t)(w.packed[i] >> 4) * x[32 + i]);
-  }
-  return sum_fours(products);
+// What products have in excess because weights are multiplied as they are stored: activations' offsets take
+// it off again.
+constexpr int32_t kQ4ZeroPoint = 8;
+constexpr int32_t kI8ZeroPoint = 0;
+
+// The block of a group that each lane of its products has.
+constexpr int kQ4Order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+constexpr int kI8Order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+template <Format>
+CG_INLINE F in_lane_order(F a) {
+  return a;
 }
 
-struct I8Block {
-  int8_t values[32];
+// Eight blocks as they are stored.
+template <Format>
+struct Group {
+  const uint8_t* bytes;
 };
 
-CG_INLINE I8Block load_i8_block(const uint8_t* p) {
-  I8Block r;
-  memcpy(r.values, p, sizeof r.values);
+template <Format format>
+CG_INLINE Group<format> load_group(const uint8_t* p) {
+  return {p};
+}
+
+// The products of every block. In loops that compilers turn into vector code.
+CG_INLINE I dot(Group<Format::q4> w, const int8_t* x) {
+  I r;
+  for (int b = 0; b < kLanes; b++) {
+    const uint8_t* packed = w.bytes + b * 16;
+    const int8_t* low = x + b / 2 * 64 + b % 2 * 16;
+    int32_t total = 0;
+    for (int i = 0; i < 16; i++)
+      total += (int16_t)((int16_t)(packed[i] & 15) * low[i] + (int16_t)(packed[i] >> 4) * low[32 + i]);
+    r.lane[b] = total;
+  }
   return r;
 }
 
-// Products with 32 bytes in element order, in sums of four.
-CG_INLINE F dot(I8Block w, const int8_t* x) {
-  int32_t products[32];
-  for (int i = 0; i < 32; i++) products[i] = (int16_t)((int16_t)w.values[i] * x[i]);
-  return sum_fours(products);
-}
-
-// Lane 2J in lanes 0-3, lane 2J + 1 in lanes 4-7.
-template <int J>
-CG_INLINE F spread_pair(F a) {
-  F r;
-  for (int i = 0; i < kLanes; i++) r.lane[i] = a.lane[2 * J + i / 4];
+CG_INLINE I dot(Group<Format::i8> w, const int8_t* x) {
+  I r;
+  for (int b = 0; b < kLanes; b++) {
+    int32_t total = 0;
+    for (int i = 0; i < 32; i++) total += (int16_t)((int16_t)(int8_t)w.bytes[b * 32 + i] * x[b * 32 + i]);
+    r.lane[b] = total;
+  }
   return r;
 }
 
-// Lane J in all lanes.
-template <int J>
-CG_INLINE F spread(F a) {
-  return set1(a.lane[J]);
+// Unpacking panels: sixteen bytes at a time.
+struct Bytes16 {
+  uint8_t byte[16];
+};
+
+CG_INLINE Bytes16 load_16(const uint8_t* p) {
+  Bytes16 r;
+  memcpy(r.byte, p, sizeof r.byte);
+  return r;
 }
+
+CG_INLINE void store_16(uint8_t* p, Bytes16 a) { memcpy(p, a.byte, sizeof a.byte); }
+
+CG_INLINE Bytes16 low_nibbles(Bytes16 a) {
+  for (uint8_t& byte : a.byte) byte &= 15;
+  return a;
+}
+
+CG_INLINE Bytes16 high_nibbles(Bytes16 a) {
+  for (uint8_t& byte : a.byte) byte = (uint8_t)(byte >> 4);
+  return a;
+}
+
+CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return a; }
+
+// v[i]'s word j becomes v[j]'s word i.
+CG_INLINE void transpose_words(Bytes16 v[4]) {
+  Bytes16 r[4];
+  for (int i = 0; i < 4; i++) {
+    for (int j = 0; j < 4; j++) memcpy(r[j].byte + 4 * i, v[i].byte + 4 * j, 4);
+  }
+  for (int i = 0; i < 4; i++) v[i] = r[i];
+}
+
+// v[i]'s lane j becomes v[j]'s lane i.
+CG_INLINE void transpose(F v[kLanes]) {
+  for (int i = 0; i < kLanes; i++) {
+    for (int j = 0; j < i; j++) {
+      const float kept = v[i].lane[j];
+      v[i].lane[j] = v[j].lane[i];
+      v[j].lane[i] = kept;
+    }
+  }
+}
+
+// Panels: vectors of rows.
+constexpr int kWideLanes = kLanes;
+constexpr int kPanelVectors = 1;
+constexpr int kPanelTokens = 4;
+constexpr int kFloatTokens = 4;
+
+using W = F;
+
+struct WideBytes {
+  int8_t byte[4 * kWideLanes];  // nibbles count as signed bytes too
+};
+
+CG_INLINE W wide_zero() { return zero(); }
+CG_INLINE W wide_set1(float value) { return set1(value); }
+CG_INLINE W load_wide(const float* p) { return load(p); }
+
+CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) {
+  WideBytes r;
+  memcpy(r.byte, p, sizeof r.byte);
+  return r;
+}
+
+CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+  WideBytes r;
+  for (int i = 0; i < kWideLanes; i++) memcpy(r.byte + 4 * i, p, 4);
+  return r;
+}
+
+// The products of a block's columns with one token.
+template <Format>
+struct Dots {
+  I sums;
+
+  CG_MEMBER void start(int32_t offset) {
+    for (int32_t& lane : sums.lane) lane = offset;
+  }
+  CG_MEMBER void add(WideBytes w, WideBytes x) {
+    for (int i = 0; i < 4 * kWideLanes; i++) sums.lane[i / 4] += (int16_t)((int16_t)w.byte[i] * x.byte[i]);
+  }
+  CG_MEMBER W finish(int32_t) const { return to_float(sums); }
+};
 
 }  // namespace
 }  // namespace cg

@@ -30,7 +30,8 @@ void product(const cg::Kernels& kernels, Format format, bool int8, int64_t rows,
   test::Random random(7);
   for (float& v : activations) v = random.number();
   std::memcpy(x.bytes(), activations.data(), activations.size() * 4);
-  context.matmul(weight.matrix, x.floats(), tokens, int8, y.floats());
+  const cg::Output output{weight.matrix, y.floats()};
+  context.products({x.floats(), tokens, cols, nullptr, 0, int8}, &output, 1, nullptr);
   if (int8) activations = rounded(activations);
   for (int64_t t = 0; t < tokens; t++) {
     for (int64_t r = 0; r < rows; r++) {
@@ -50,6 +51,46 @@ void product(const cg::Kernels& kernels, Format format, bool int8, int64_t rows,
   }
 }
 
+// Norm, several matrices at once, residual, gate and up: against the single steps.
+void fused(const cg::Kernels& kernels, bool int8, int64_t tokens, int threads) {
+  constexpr int64_t kCols = 288, kRows = 67;
+  cg::Context context(kernels, threads);
+  test::Stored first(Format::q4, kRows, kCols, 1, 1), second(Format::bf16, kRows, kCols, 1, 2);
+  test::Exact x(tokens * kCols * 4), norm(kCols * 4), normed(tokens * kCols * 4);
+  std::vector<test::Exact> y;
+  for (int i = 0; i < 5; i++) y.emplace_back(tokens * kRows * 4);
+  test::Random random(8);
+  for (int64_t i = 0; i < tokens * kCols; i++) x.floats()[i] = random.number();
+  for (int64_t i = 0; i < kCols; i++) norm.floats()[i] = random.number();
+  for (int64_t t = 0; t < tokens; t++) {
+    const float mean = kernels.sum_of_squares(x.floats() + t * kCols, kCols) / kCols;
+    kernels.weigh(x.floats() + t * kCols, norm.floats(), 1 / std::sqrt(mean + 1e-6f), kCols,
+                  normed.floats() + t * kCols);
+  }
+  const cg::Input with_norm{x.floats(), tokens, kCols, norm.floats(), 1e-6f, int8};
+  const cg::Input plain{normed.floats(), tokens, kCols, nullptr, 0, int8};
+  const cg::Output both[] = {{first.matrix, y[0].floats()}, {second.matrix, y[1].floats()}};
+  const cg::Output alone[] = {{first.matrix, y[2].floats()}, {second.matrix, y[3].floats()}};
+  context.products(with_norm, both, 2, nullptr);
+  context.products(plain, alone, 1, nullptr);
+  context.products(plain, alone + 1, 1, nullptr);
+  context.gated_product(with_norm, first.matrix, second.matrix, y[4].floats());
+  std::vector<float> gated(static_cast<size_t>(tokens * kRows));
+  kernels.geglu(y[2].floats(), y[3].floats(), tokens * kRows, gated.data());
+  const cg::Output sum{first.matrix, y[3].floats()};
+  const std::vector<float> up(y[3].floats(), y[3].floats() + tokens * kRows);
+  context.products(plain, &sum, 1, y[3].floats());  // in place
+  for (int64_t i = 0; i < tokens * kRows; i++) {
+    const auto at = static_cast<size_t>(i);
+    CHECK(y[0].floats()[i] == y[2].floats()[i], "%s int8=%d", kernels.isa, int8);
+    CHECK(y[1].floats()[i] == up[at], "%s int8=%d", kernels.isa, int8);
+    CHECK(std::fabs(y[4].floats()[i] - gated[at]) <= 1e-6f * std::fabs(gated[at]), "%s int8=%d", kernels.isa,
+          int8);
+    // 2e-6 of the products' magnitudes, which sum up to some 300.
+    CHECK(std::fabs(y[3].floats()[i] - (up[at] + y[2].floats()[i])) < 6e-4f, "%s int8=%d", kernels.isa, int8);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -60,13 +101,18 @@ int main() {
       for (int int8 = 0; int8 <= blocked; int8++) {
         for (const int64_t cols : blocked ? std::vector<int64_t>{32, 64, 224, 256, 288, 544}
                                           : std::vector<int64_t>{1, 5, 8, 31, 32, 33, 71, 100}) {
-          for (const int64_t tokens : {1, 2, 3, 4, 7, 17}) {
+          for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
             product(kernels, format, int8 != 0, 5, cols, tokens, static_cast<int>(cols + tokens) % 4, 1);
           }
         }
         product(kernels, format, int8 != 0, 131, 288, 33, 3, 4);
         product(kernels, format, int8 != 0, 1, 288, 1, 1, 2);
+        product(kernels, format, int8 != 0, 35, 4224, 9, 1, 2);  // in pieces of columns
       }
+    }
+    for (const int64_t tokens : {1, 8, 9, 25}) {
+      fused(kernels, false, tokens, 1);
+      fused(kernels, true, tokens, 3);
     }
   });
   return test::report();

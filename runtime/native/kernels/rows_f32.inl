@@ -1,11 +1,11 @@
-// Products with f32 activations: weights of any format become floats in registers.
+// Products of a few tokens with f32 activations: weights of any format become floats in registers.
 
 namespace cg {
 namespace {
 
 // One row with T tokens. Every token has the same two chains of sums, whatever T is.
 template <Format format, int T>
-void row_product_f32(const ProductArgs& args, int64_t row, int64_t token) {
+CG_INLINE void row_f32(const ProductArgs& args, int64_t row, int64_t token) {
   const int64_t cols = args.weight.cols, blocks = cols / kBlock, rest = cols % kBlock;
   const uint8_t* data = args.weight.data + row * bytes_of(format, cols);
   const uint8_t* scales = is_blocked(format) ? args.weight.scales + row * blocks * 4 : nullptr;
@@ -14,7 +14,7 @@ void row_product_f32(const ProductArgs& args, int64_t row, int64_t token) {
   for (int t = 0; t < T; t++) even[t] = odd[t] = zero();
   for (int64_t b = 0; b < blocks; b++) {
     read_block<format>(data, scales, b, w);
-    prefetch(data + bytes_of(format, b * kBlock) + 1024);
+    prefetch(data + bytes_of(format, b * kBlock) + kPrefetchBytes);
     for (int t = 0; t < T; t++) {
       const float* p = x + t * cols + b * kBlock;
       even[t] = fma(w[0], load(p), even[t]);
@@ -36,16 +36,18 @@ void row_product_f32(const ProductArgs& args, int64_t row, int64_t token) {
       }
     }
   }
-  for (int t = 0; t < T; t++) args.y[(token + t) * args.weight.rows + row] = sum(add(even[t], odd[t]));
+  for (int t = 0; t < T; t++) finish(args, token + t, row, sum(add(even[t], odd[t])));
 }
 
 template <Format format>
-struct F32Row {
-  template <int T>
-  CG_INLINE void run(const ProductArgs& args, int64_t row, int64_t token) {
-    row_product_f32<format, T>(args, row, token);
+void rows_f32(const ProductArgs& args, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; row++) {
+    int64_t token = 0;  // a row's weights stay in the first cache while the tokens pass
+    for (; token + 4 <= args.tokens; token += 4) row_f32<format, 4>(args, row, token);
+    for (; token + 2 <= args.tokens; token += 2) row_f32<format, 2>(args, row, token);
+    if (token < args.tokens) row_f32<format, 1>(args, row, token);
   }
-};
+}
 
 }  // namespace
 }  // namespace cg

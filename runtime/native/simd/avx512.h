@@ -1,0 +1,44 @@
+// Panels in AVX-512 registers: sixteen rows a vector. Goes with simd/avx2.h, which has everything else.
+#pragma once
+
+#define CG_WIDE_512 1
+#include "simd/avx2.h"
+
+namespace cg {
+namespace {
+
+constexpr int kWideLanes = 16;
+constexpr int kPanelVectors = 2;
+constexpr int kPanelTokens = 8;
+constexpr int kFloatTokens = 12;
+
+using W = __m512;
+using WideBytes = __m512i;
+
+CG_INLINE W wide_zero() { return _mm512_setzero_ps(); }
+CG_INLINE W wide_set1(float value) { return _mm512_set1_ps(value); }
+CG_INLINE W load_wide(const float* p) { return _mm512_loadu_ps(p); }
+CG_INLINE void store(float* p, W a) { _mm512_storeu_ps(p, a); }
+CG_INLINE W add(W a, W b) { return _mm512_add_ps(a, b); }
+CG_INLINE W mul(W a, W b) { return _mm512_mul_ps(a, b); }
+CG_INLINE W fma(W a, W b, W c) { return _mm512_fmadd_ps(a, b, c); }
+CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+
+CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+  int32_t word;
+  memcpy(&word, p, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+
+// The products of a block's columns with one token.
+template <Format>
+struct Dots {
+  __m512i sums;
+
+  CG_MEMBER void start(int32_t offset) { sums = _mm512_set1_epi32(offset); }
+  CG_MEMBER void add(WideBytes w, WideBytes x) { sums = _mm512_dpbusd_epi32(sums, w, x); }
+  CG_MEMBER W finish(int32_t) const { return _mm512_cvtepi32_ps(sums); }
+};
+
+}  // namespace
+}  // namespace cg
