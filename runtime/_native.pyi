@@ -3,8 +3,8 @@
 Compiled kernels of cg. Arguments are trusted: call through cg.runtime.ops_native.
 """
 
-from collections.abc import Sequence
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy
@@ -88,7 +88,7 @@ class Context:
         | None,
     ) -> None:
         """
-        Each out [T, rows] = x [T, cols], normalized if norm is given, times a transposed weight, plus the residual.
+        Each out [T, rows] = x [T, cols], normalized if norm is given, times a weight, plus the residual.
         """
 
     def gated_product(

@@ -20,8 +20,10 @@ def make_stub() -> str:
     generator = StubGen(_native)
     generator.put(_native)
     text = HEADER + str(generator.get())
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(STUB), "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    for step in (["check", "--select", "I", "--fix"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *step, "--quiet", "--stdin-filename", str(STUB), "-"]
+        text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    return text
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ constexpr int64_t kPiecesPerThread = 4;
 // Weights in a piece of a product: small enough to even out cores of unequal speed, large enough to read
 // memory in long runs.
 constexpr int64_t kPieceBytes = 1 << 18;
+// Tokens from which arithmetic makes a piece long enough, however few bytes it has.
+constexpr int64_t kPieceTokens = 256;
 // Rows of a gate that wait for their ups, in a product of few tokens.
 constexpr int64_t kGateRows = 64;
 constexpr size_t kCacheLine = 64;
@@ -34,15 +36,12 @@ class Rows {
 
   // How many pieces a product of so many tokens should have.
   int64_t cut(int64_t tokens, int threads) {
-    int64_t work = 0, units = 0;
-    for (const Part& part : parts_) {
-      work += (part.end - part.begin) * tokens;
-      units += divide_up(part.rows, unit_);
-    }
-    pieces_ = 1;
-    if (threads > 1 && work >= kSmallWork) {
-      pieces_ = unit_ > 1 ? units : std::min(std::max<int64_t>(total() / kPieceBytes, threads), units);
-    }
+    int64_t units = 0;
+    for (const Part& part : parts_) units += divide_up(part.rows, unit_);
+    const int64_t wanted = total() / kPieceBytes * divide_up(tokens, kPieceTokens);
+    pieces_ = threads == 1 || total() * tokens < kSmallWork
+                  ? 1
+                  : std::min(std::max<int64_t>(wanted, threads), units);
     return pieces_;
   }
 
@@ -155,9 +154,11 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
     QuantizedTokens& q = prepared.quantized[f];
     q.blocks = in.cols / kBlock;
     if (prepared.few) q.blocks = divide_up(q.blocks, kBlockGroup) * kBlockGroup;
-    q.values = team.values[f].get<int8_t>(in.tokens * q.blocks * kBlock);
-    q.scales = team.scales[f].get<float>(in.tokens * q.blocks);
-    q.offsets = team.offsets[f].get<int32_t>(in.tokens * q.blocks);
+    const int64_t unit = prepared.few ? 1 : kernels_.panel_tokens;
+    const int64_t room = divide_up(in.tokens, unit) * unit * q.blocks;
+    q.values = team.values[f].get<int8_t>(room * kBlock);
+    q.scales = team.scales[f].get<float>(room);
+    q.offsets = team.offsets[f].get<int32_t>(room);
   }
   float* normalized = nullptr;
   if (in.norm != nullptr && floats) {
@@ -196,7 +197,7 @@ void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& 
   if (int8) args.quantized = prepared.quantized[format];
   const Products& products = int8 ? kernels_.int8_products[format] : kernels_.f32_products[format];
   if (prepared.few) return products.rows(args, begin, end);
-  const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols, in.tokens);
+  const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols);
   args.scratch = team_->of_thread[static_cast<size_t>(thread)].panel.get<uint8_t>(bytes);
   products.panels(args, begin, end);
 }

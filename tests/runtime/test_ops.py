@@ -36,7 +36,8 @@ def rms_norm(ops: NativeOps, x: Floats, weight: Floats, eps: float) -> Floats:
 def geglu(ops: NativeOps, gate: Floats, up: Floats) -> Floats:
     """The norm of a single 1 is 1, so the weights themselves are what gelu sees."""
     one = np.ones((1, 1), np.float32)
-    return ops.norm_geglu(one, one[0], 0.0, stored(gate.reshape(-1, 1)), stored(up.reshape(-1, 1)))[0]
+    y = ops.norm_geglu(one, one[0], 0.0, stored(gate.reshape(-1, 1)), stored(up.reshape(-1, 1)))
+    return y.reshape(gate.shape)
 
 
 @isas

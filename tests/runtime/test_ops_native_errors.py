@@ -151,7 +151,7 @@ def test_norms_and_residuals_that_do_not_fit(ops: NativeOps) -> None:
     with pytest.raises(UsageError, match="norm_matmul: x is"):
         ops.norm_matmul(floats(2, 64), floats(63), 1e-6, [weight()])
     with pytest.raises(UsageError, match="norm_matmul: x must be"):
-        ops.norm_matmul(floats(2, 64), np.ones(64), 1e-6, [weight()])
+        ops.norm_matmul(floats(2, 64), np.ones(64), 1e-6, [weight()])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="norm_geglu: gate is"):
         ops.norm_geglu(floats(2, 64), floats(64), 1e-6, weight(4), weight(5))
     with pytest.raises(UsageError, match="norm_geglu: x is"):
@@ -161,7 +161,7 @@ def test_norms_and_residuals_that_do_not_fit(ops: NativeOps) -> None:
     with pytest.raises(UsageError, match="matmul: the residual is"):
         ops.matmul(floats(2, 64), weight(), floats(2, 5))
     with pytest.raises(UsageError, match="matmul: x must be"):
-        ops.matmul(floats(2, 64), weight(), np.ones((2, 4)))
+        ops.matmul(floats(2, 64), weight(), np.ones((2, 4)))  # type: ignore[arg-type]
 
 
 def test_rotations_that_do_not_fit(ops: NativeOps) -> None:

@@ -11,8 +11,8 @@ namespace cg {
 constexpr int64_t kBlock = 32;
 // Blocks handled per step of a row product.
 constexpr int64_t kBlockGroup = 8;
-// Most tokens that a row product takes; more go through panels.
-constexpr int64_t kFewTokens = 8;
+// Most tokens that a row product takes; more go through panels, which cost less per token but unpack first.
+constexpr int64_t kFewTokens = 16;
 // Query rows that share one pass over keys and values.
 constexpr int kQueryTile = 4;
 
@@ -46,7 +46,8 @@ enum class Layout : int { rows = 0, panels = 1 };
 // products with the unsigned bytes that the kernels multiply into products with the weights, exactly.
 // Rows: a multiple of kBlockGroup blocks, what pads is zero; the bytes of a block lie as its weights do (Q4:
 // two blocks interleaved in halves, b0[0:16] b1[0:16] b0[16:32] b1[16:32]), scales and offsets of a group as
-// the lanes of its sums. Panels: just the blocks, bytes in order, blocks in the order of PanelOrder.
+// the lanes of its sums. Panels: just the blocks, in the order of PanelOrder, of panel_tokens tokens
+// together: [tokens / panel_tokens, blocks, 8, panel_tokens, 4 columns], scales and offsets likewise.
 struct QuantizedTokens {
   int8_t* values;    // [tokens, blocks * 32]
   float* scales;     // [tokens, blocks]
@@ -64,7 +65,7 @@ struct ProductArgs {
   const float* residual;  // likewise; may be y; null for none
   int64_t y_stride;
   int64_t first_row;
-  void* scratch;  // scratch_bytes(cols, tokens) of a panel product
+  void* scratch;  // scratch_bytes(cols) for a panel product
 };
 
 // Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its
@@ -97,12 +98,13 @@ struct EncodeStats {
 
 struct Kernels {
   const char* isa;
-  int64_t panel_rows;  // ranges of a panel product should begin at a multiple of it
+  int64_t panel_rows;    // ranges of a panel product should begin at a multiple of it
+  int64_t panel_tokens;  // activations for panels need room for a multiple of it
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];
   // What a panel product needs per thread, aligned to a cache line.
-  int64_t (*f32_scratch_bytes)(int64_t cols, int64_t tokens);
-  int64_t (*int8_scratch_bytes)(int64_t cols, int64_t tokens);
+  int64_t (*f32_scratch_bytes)(int64_t cols);
+  int64_t (*int8_scratch_bytes)(int64_t cols);
   // One token's `cols` floats to row `token` of `out`, for weights of `format`.
   void (*quantize_token)(Format format, Layout layout, const float* x, int64_t cols,
                          const QuantizedTokens& out, int64_t token);

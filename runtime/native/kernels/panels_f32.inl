@@ -6,7 +6,7 @@ namespace {
 
 constexpr int64_t kPieceCols = 256;
 
-int64_t f32_scratch_bytes(int64_t, int64_t) { return kPieceCols * kPanelRows * 4; }
+int64_t f32_scratch_bytes(int64_t) { return kPieceCols * kPanelRows * 4; }
 
 // Columns [col, col + cols) of rows [row, row + count) as [cols, kPanelRows]; rows that are missing are zero.
 template <Format format>

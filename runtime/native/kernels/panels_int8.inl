@@ -8,37 +8,43 @@ namespace {
 constexpr int64_t kPanelRows = kWideLanes * kPanelVectors;
 constexpr int64_t kStep = kPanelRows * 4;             // bytes of four columns
 constexpr int64_t kPanelBlock = kPanelRows * kBlock;  // bytes of a block of columns
+constexpr int64_t kPanels = 2;                        // that share a pass over the activations, at least
+constexpr int64_t kMorePanels = 4;                    // if they are short
+constexpr int64_t kShortPanel = 2048 / kBlock;        // in blocks
+constexpr int64_t kWholePanel = 4096 / kBlock;        // longer ones are used segment by segment
 constexpr int64_t kLevels = 3;                        // partial sums that the tree of segments keeps
-constexpr int64_t kWholePanel = 4096 / kBlock;        // more blocks than this go segment by segment
+constexpr int64_t kTokenRun = 128;                    // whose partial sums wait for the next segment
 
-// What a panel holds at a time, in scratch memory.
+// A panel in scratch memory.
 struct Int8Panel {
-  uint8_t* bytes;  // [blocks, 8, kPanelRows, 4]
-  float* scales;   // [blocks, kPanelRows]
-  float* levels;   // [kLevels, tokens, kPanelRows], when segments come one by one
+  int64_t row, count;  // the matrix's rows that it holds
+  uint8_t* bytes;      // [blocks, 8, kPanelRows, 4]
+  float* scales;       // [blocks, kPanelRows]
+  float* levels;       // [kLevels, kTokenRun, kPanelRows], when segments come one by one
 };
 
-// The most blocks that are unpacked at a time.
-CG_INLINE int64_t panel_blocks(int64_t blocks) {
-  return blocks <= kWholePanel ? blocks : (blocks + kBlockGroup - 1) / kBlockGroup;
+CG_INLINE int64_t panels_together(int64_t blocks) { return blocks <= kShortPanel ? kMorePanels : kPanels; }
+
+CG_INLINE int64_t int8_panel_bytes(int64_t blocks) {
+  const int64_t levels = blocks <= kWholePanel ? 0 : kLevels * kTokenRun;
+  return blocks * kPanelBlock + (blocks + levels) * kPanelRows * 4;
 }
 
-int64_t int8_scratch_bytes(int64_t cols, int64_t tokens) {
-  const int64_t blocks = cols / kBlock;
-  const int64_t levels = blocks <= kWholePanel ? 0 : kLevels * tokens;
-  return panel_blocks(blocks) * kPanelBlock + (panel_blocks(blocks) + levels) * kPanelRows * 4;
+int64_t int8_scratch_bytes(int64_t cols) {
+  return panels_together(cols / kBlock) * int8_panel_bytes(cols / kBlock);
 }
 
 // Four rows of a stored block to their places in the panel.
 template <Format format>
-CG_INLINE void unpack_four(const uint8_t* const rows[4], uint8_t* out) {
+CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t* out) {
   for (int half = 0; half < 2; half++) {
     Bytes16 v[4];
     for (int r = 0; r < 4; r++) {
       if constexpr (format == Format::q4) {
-        v[r] = half == 0 ? low_nibbles(load_16(rows[r])) : high_nibbles(load_16(rows[r]));
+        const Bytes16 packed = load_16(rows[r] + offset);
+        v[r] = half == 0 ? low_nibbles(packed) : high_nibbles(packed);
       } else {
-        v[r] = to_panel_i8(load_16(rows[r] + 16 * half));
+        v[r] = to_panel_i8(load_16(rows[r] + offset + 16 * half));
       }
     }
     transpose_words(v);
@@ -46,26 +52,46 @@ CG_INLINE void unpack_four(const uint8_t* const rows[4], uint8_t* out) {
   }
 }
 
-// Segments [first, last) of rows [row, row + count) to the panel; rows that are missing count as zero.
+// The scales of four blocks of four rows.
+CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_t count,
+                             const int64_t* places, float* out) {
+  if (count == 4) {
+    Bytes16 v[4];
+    for (int r = 0; r < 4; r++) v[r] = load_16(rows[r] + block * 4);
+    transpose_words(v);
+    for (int i = 0; i < 4; i++) store_16((uint8_t*)(out + places[i] * kPanelRows), v[i]);
+  } else {
+    for (int64_t i = 0; i < count; i++) {
+      for (int r = 0; r < 4; r++) out[places[i] * kPanelRows + r] = scale_at(rows[r], block + i);
+    }
+  }
+}
+
+// A panel's rows; the last one stands in for those that are missing.
 template <Format format>
-void unpack_panel(const Matrix& weight, int64_t row, int64_t count, const PanelOrder& order, int first,
-                  int last, const Int8Panel& panel) {
-  static const uint8_t nothing[kBlock] = {};
+void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel& panel) {
+  constexpr int64_t kLine = format == Format::q4 ? 4 : 2;  // blocks in a cache line
   const int64_t blocks = weight.cols / kBlock, block_bytes = bytes_of(format, kBlock);
-  const int64_t row_bytes = blocks * block_bytes, start = order.start[first];
-  for (int64_t r = 0; r < kPanelRows; r += 4) {
-    for (int64_t b = 0; b < blocks; b++) {
-      const int segment = order.segment[b % kBlockGroup];
-      if (segment < first || segment >= last) continue;
-      const int64_t at = order.position(b) - start;
-      const uint8_t* rows[4];
+  const int64_t row_bytes = blocks * block_bytes, row_scales = blocks * 4;
+  // A line of every row before the next one, so that what is written stays in the first cache.
+  for (int64_t first = 0; first < blocks; first += 4) {
+    const int64_t count = blocks - first < 4 ? blocks - first : 4;
+    int64_t places[4] = {};
+    for (int64_t i = 0; i < count; i++) places[i] = order.position(first + i);
+    for (int64_t r = 0; r < kPanelRows; r += 4) {
+      const uint8_t* data[4];
+      const uint8_t* scales[4];
       for (int i = 0; i < 4; i++) {
-        const bool there = r + i < count;
-        rows[i] = there ? weight.data + (row + r + i) * row_bytes + b * block_bytes : nothing;
-        panel.scales[at * kPanelRows + r + i] =
-            there ? scale_at(weight.scales, (row + r + i) * blocks + b) : 0.0f;
+        const int64_t row = panel.row + (r + i < panel.count ? r + i : panel.count - 1);
+        data[i] = weight.data + row * row_bytes;
+        scales[i] = weight.scales + row * row_scales;
+        for (int64_t b = 0; b < 4; b += kLine)  // the next panel's
+          prefetch_far(data[i] + (first + b) * block_bytes + kPanelRows * row_bytes);
+        if (first % 16 == 0) prefetch_far(scales[i] + first * 4 + kPanelRows * row_scales);
       }
-      unpack_four<format>(rows, panel.bytes + at * kPanelBlock + r * 4);
+      unpack_scales(scales, first, count, places, panel.scales + r);
+      for (int64_t i = 0; i < count; i++)
+        unpack_four<format>(data, (first + i) * block_bytes, panel.bytes + places[i] * kPanelBlock + r * 4);
     }
   }
 }
@@ -77,41 +103,56 @@ struct Levels {
   CG_MEMBER float* at(int level, int64_t vector) const { return base + level * stride + vector * kWideLanes; }
 };
 
-// The sums of a segment into the tree; true when they are complete.
-CG_INLINE bool join(int segment, const Levels& levels, int64_t vector, W& sums) {
-  const auto level = [&](int i) { return load_wide(levels.at(i, vector)); };
-  switch (segment) {
-    case 0: store(levels.at(0, vector), sums); return false;
-    case 1: store(levels.at(0, vector), add(level(0), sums)); return false;
-    case 2: store(levels.at(1, vector), sums); return false;
-    case 3: store(levels.at(0, vector), add(level(0), add(level(1), sums))); return false;
-    case 4: store(levels.at(1, vector), sums); return false;
-    case 5: store(levels.at(1, vector), add(level(1), sums)); return false;
-    case 6: store(levels.at(2, vector), sums); return false;
-    default: sums = add(level(0), add(level(1), add(level(2), sums))); return true;
+// The sums of a segment of a tile into the tree, which is a binary counter: as many levels as the segment's
+// number ends in ones are full and join. True when that was all of them.
+template <int T>
+CG_INLINE bool join(int segment, const Levels& levels, W* sums) {
+  int level = (segment & 1) + (segment >> 1 & 1) + (segment >> 2 & 1);  // full ones
+  for (int ones = segment; ones & 1; ones >>= 1) {
+    level--;
+    for (int i = 0; i < T * kPanelVectors; i++) sums[i] = add(load_wide(levels.at(level, i)), sums[i]);
+  }
+  if (segment == kBlockGroup - 1) return true;
+  for (int i = 0; i < T * kPanelVectors; i++) store(levels.at(level, i), sums[i]);
+  return false;
+}
+
+// Vector `i` of a tile's finished sums to y.
+CG_INLINE void put(const ProductArgs& args, const Int8Panel& panel, int64_t token, int i, W sums) {
+  const int64_t r = i % kPanelVectors * kWideLanes, t = token + i / kPanelVectors;
+  const int64_t at = place_of(args, t, panel.row + r);
+  if (r + kWideLanes <= panel.count) {
+    store(args.y + at, args.residual != nullptr ? add(load_wide(args.residual + at), sums) : sums);
+  } else {
+    float rows[kWideLanes];
+    store(rows, sums);
+    for (int64_t k = 0; r + k < panel.count; k++) finish(args, t, panel.row + r + k, rows[k]);
   }
 }
 
-// Segments [first, last) of T tokens with the panel.
+// Segments [first, last) of T tokens, neighbours in the layout, with the panel.
 template <Format format, int T>
 void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrder& order, int first, int last,
-                int64_t token, int64_t row, int64_t count) {
+                int64_t token) {
   const QuantizedTokens& q = args.quantized;
+  const int64_t tile = token / kPanelTokens * q.blocks, place = token % kPanelTokens;
   float own[kLevels * T * kPanelRows];
   const bool whole = first == 0 && last == kBlockGroup;
   const Levels levels = whole ? Levels{own, T * kPanelRows}
-                              : Levels{panel.levels + token * kPanelRows, args.tokens * kPanelRows};
-  const int64_t start = order.start[first];
+                              : Levels{panel.levels + token % kTokenRun * kPanelRows, kTokenRun * kPanelRows};
   for (int s = first; s < last; s++) {
     W sums[T * kPanelVectors];
     for (W& v : sums) v = wide_zero();
+    const uint8_t* w = panel.bytes + order.start[s] * kPanelBlock;
+    const float* w_scales = panel.scales + order.start[s] * kPanelRows;
+    const int64_t at = (tile + order.start[s]) * kPanelTokens;
+    const int8_t* x = q.values + at * kBlock + place * 4;
+    const float* x_scales = q.scales + at + place;
+    const int32_t* offsets = q.offsets + at + place;
     for (int64_t b = order.start[s]; b < order.start[s + 1]; b++) {
-      const uint8_t* w = panel.bytes + (b - start) * kPanelBlock;
-      const int64_t at = token * q.blocks + b;
       Dots<format> dots[T * kPanelVectors];
       for (int t = 0; t < T; t++) {
-        for (int p = 0; p < kPanelVectors; p++)
-          dots[t * kPanelVectors + p].start(q.offsets[at + t * q.blocks]);
+        for (int p = 0; p < kPanelVectors; p++) dots[t * kPanelVectors + p].start(offsets[t]);
       }
       CG_UNROLL_8
       for (int step = 0; step < 8; step++) {
@@ -119,61 +160,65 @@ void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrde
         for (int p = 0; p < kPanelVectors; p++)
           weights[p] = load_wide_bytes(w + step * kStep + p * kWideLanes * 4);
         for (int t = 0; t < T; t++) {
-          const WideBytes x = broadcast_4(q.values + (at + t * q.blocks) * kBlock + step * 4);
-          for (int p = 0; p < kPanelVectors; p++) dots[t * kPanelVectors + p].add(weights[p], x);
+          const WideBytes four = broadcast_4(x + (step * kPanelTokens + t) * 4);
+          for (int p = 0; p < kPanelVectors; p++) dots[t * kPanelVectors + p].add(weights[p], four);
         }
       }
       for (int p = 0; p < kPanelVectors; p++) {
-        const W w_scale = load_wide(panel.scales + (b - start) * kPanelRows + p * kWideLanes);
+        const W w_scale = load_wide(w_scales + p * kWideLanes);
         for (int t = 0; t < T; t++) {
-          const W products = dots[t * kPanelVectors + p].finish(q.offsets[at + t * q.blocks]);
           W& sum = sums[t * kPanelVectors + p];
-          sum = fma(mul(products, w_scale), wide_set1(q.scales[at + t * q.blocks]), sum);
+          const W products = dots[t * kPanelVectors + p].finish(offsets[t]);
+          sum = fma(mul(products, w_scale), wide_set1(x_scales[t]), sum);
         }
       }
+      w += kPanelBlock;
+      w_scales += kPanelRows;
+      x += kPanelTokens * kBlock;
+      x_scales += kPanelTokens;
+      offsets += kPanelTokens;
     }
-    for (int i = 0; i < T * kPanelVectors; i++) {
-      if (!join(s, levels, i, sums[i])) continue;
-      const int64_t r = i % kPanelVectors * kWideLanes,
-                    at = place_of(args, token + i / kPanelVectors, row + r);
-      if (r + kWideLanes <= count) {
-        store(args.y + at, args.residual != nullptr ? add(load_wide(args.residual + at), sums[i]) : sums[i]);
-      } else {
-        float last_rows[kWideLanes];
-        store(last_rows, sums[i]);
-        for (int64_t k = 0; r + k < count; k++)
-          finish(args, token + i / kPanelVectors, row + r + k, last_rows[k]);
-      }
-    }
+    if (!join<T>(s, levels, sums)) continue;
+    for (int i = 0; i < T * kPanelVectors; i++) put(args, panel, token, i, sums[i]);
   }
 }
 
+// Tokens [token, end), as many at a time as they come.
 template <Format format, int T>
-CG_INLINE int64_t panel_tiles(const ProductArgs& args, const Int8Panel& panel, const PanelOrder& order,
-                              int first, int last, int64_t token, int64_t row, int64_t count) {
-  for (; token + T <= args.tokens; token += T)
-    panel_tile<format, T>(args, panel, order, first, last, token, row, count);
-  return token;
+void panel_tiles(const ProductArgs& args, const Int8Panel* panels, int64_t count, const PanelOrder& order,
+                 int first, int last, int64_t token, int64_t end) {
+  if constexpr (T > 0) {
+    for (; token + T <= end; token += T) {
+      for (int64_t i = 0; i < count; i++) panel_tile<format, T>(args, panels[i], order, first, last, token);
+    }
+    panel_tiles<format, T / 2>(args, panels, count, order, first, last, token, end);
+  }
 }
 
 template <Format format>
 void panels_int8(const ProductArgs& args, int64_t begin, int64_t end) {
-  const int64_t blocks = args.weight.cols / kBlock, room = panel_blocks(blocks);
+  const int64_t blocks = args.weight.cols / kBlock, together = panels_together(blocks);
   const PanelOrder order(lane_order(format), blocks);
-  Int8Panel panel;
-  panel.bytes = static_cast<uint8_t*>(args.scratch);
-  panel.scales = reinterpret_cast<float*>(panel.bytes + room * kPanelBlock);
-  panel.levels = panel.scales + room * kPanelRows;
   const int segments = blocks <= kWholePanel ? kBlockGroup : 1;  // at a time
-  for (int64_t row = begin; row < end; row += kPanelRows) {
-    const int64_t count = row + kPanelRows < end ? kPanelRows : end - row;
-    for (int first = 0; first < kBlockGroup; first += segments) {
-      const int last = first + segments;
-      unpack_panel<format>(args.weight, row, count, order, first, last, panel);
-      int64_t token = panel_tiles<format, kPanelTokens>(args, panel, order, first, last, 0, row, count);
-      token = panel_tiles<format, (kPanelTokens + 1) / 2>(args, panel, order, first, last, token, row, count);
-      token = panel_tiles<format, 2>(args, panel, order, first, last, token, row, count);
-      panel_tiles<format, 1>(args, panel, order, first, last, token, row, count);
+  for (int64_t row = begin; row < end; row += together * kPanelRows) {
+    Int8Panel panels[kMorePanels];
+    int64_t count = 0;
+    for (int64_t r = row; count < together && r < end; r += kPanelRows) {
+      Int8Panel& panel = panels[count];
+      panel.row = r;
+      panel.count = r + kPanelRows < end ? kPanelRows : end - r;
+      panel.bytes = static_cast<uint8_t*>(args.scratch) + count * int8_panel_bytes(blocks);
+      panel.scales = reinterpret_cast<float*>(panel.bytes + blocks * kPanelBlock);
+      panel.levels = panel.scales + blocks * kPanelRows;
+      unpack_panel<format>(args.weight, order, panel);
+      count++;
+    }
+    for (int64_t token = 0; token < args.tokens; token += kTokenRun) {
+      const int64_t stop = token + kTokenRun < args.tokens ? token + kTokenRun : args.tokens;
+      for (int first = 0; first < kBlockGroup; first += segments) {
+        const int last = first + segments;
+        panel_tiles<format, kPanelTokens>(args, panels, count, order, first, last, token, stop);
+      }
     }
   }
 }

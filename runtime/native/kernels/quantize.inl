@@ -23,27 +23,39 @@ CG_INLINE int32_t quantize_block(const float* x, int8_t* values, float* scale) {
   return pack_i8(v, values);
 }
 
+// A block of a token among its neighbours in a panel product.
+CG_INLINE void spread_block(const int8_t* block, int8_t* out) {
+  for (int step = 0; step < 8; step++) memcpy(out + step * kPanelTokens * 4, block + step * 4, 4);
+}
+
 void quantize_token(Format format, Layout layout, const float* x, int64_t cols, const QuantizedTokens& out,
                     int64_t token) {
+  const int32_t zero_point = format == Format::q4 ? kQ4ZeroPoint : kI8ZeroPoint;
+  const int64_t blocks = cols / kBlock;
+  if (layout == Layout::panels) {
+    const PanelOrder order(lane_order(format), blocks);
+    const int64_t tile = token / kPanelTokens, place = token % kPanelTokens;
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t at = tile * blocks + order.position(b), one = at * kPanelTokens + place;
+      int8_t block[kBlock];
+      out.offsets[one] = -zero_point * quantize_block(x + b * kBlock, block, out.scales + one);
+      spread_block(block, out.values + at * kPanelTokens * kBlock + place * 4);
+    }
+    return;
+  }
   int8_t* values = out.values + token * out.blocks * kBlock;
   float* scales = out.scales + token * out.blocks;
   int32_t* offsets = out.offsets + token * out.blocks;
-  const int32_t zero_point = format == Format::q4 ? kQ4ZeroPoint : kI8ZeroPoint;
-  const int64_t blocks = cols / kBlock;
-  const PanelOrder order(lane_order(format), blocks);
   int lanes[kBlockGroup];
   for (int lane = 0; lane < kBlockGroup; lane++) lanes[lane_order(format)[lane]] = lane;
   for (int64_t b = 0; b < out.blocks; b++) {
     int8_t block[kBlock] = {};
     float scale = 0.0f;
     const int32_t total = b < blocks ? quantize_block(x + b * kBlock, block, &scale) : 0;
-    const int64_t at =
-        layout == Layout::panels ? order.position(b) : b / kBlockGroup * kBlockGroup + lanes[b % kBlockGroup];
+    const int64_t at = b / kBlockGroup * kBlockGroup + lanes[b % kBlockGroup];
     scales[at] = scale;
     offsets[at] = -zero_point * total;
-    if (layout == Layout::panels) {
-      memcpy(values + at * kBlock, block, kBlock);
-    } else if (format == Format::q4) {
+    if (format == Format::q4) {
       int8_t* pair = values + b / 2 * 2 * kBlock + b % 2 * 16;
       memcpy(pair, block, 16);
       memcpy(pair + kBlock, block + 16, 16);

@@ -24,7 +24,8 @@ namespace cg {
 
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
-    kPanelRows,
+    kPanels * kPanelRows,
+    kPanelTokens,
     {{rows_f32<Format::q4>, panels_f32<Format::q4>},
      {rows_f32<Format::i8>, panels_f32<Format::i8>},
      {rows_f32<Format::bf16>, panels_f32<Format::bf16>},

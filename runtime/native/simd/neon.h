@@ -72,6 +72,15 @@ CG_INLINE void prefetch(const uint8_t* p) {
 #endif
 }
 
+// Into the second cache.
+CG_INLINE void prefetch_far(const uint8_t* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  (void)p;
+#endif
+}
+
 CG_INLINE F floats_of_words(int16x8_t words) {
   return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(words)))};
 }

@@ -109,6 +109,7 @@ CG_INLINE float largest(F a) {
 }
 
 CG_INLINE void prefetch(const uint8_t*) {}
+CG_INLINE void prefetch_far(const uint8_t*) {}
 
 // 32 signed bytes / 32 nibbles minus 8, in element order.
 CG_INLINE void unpack_i8(const uint8_t* p, F out[4]) {
