@@ -155,9 +155,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &cg::Context::isa)
       .def_prop_ro("threads", &cg::Context::threads)
       .def("after_fork", &cg::Context::after_fork, "Start a new team in the child of a fork.")
-      .def("products", &products, "x"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "int8"_a,
-           "weights"_a, "outs"_a.noconvert(), "residual"_a.noconvert().none(),
-           "Each out [T, rows] = x [T, cols], normalized if norm is given, times a weight, plus the residual.")
+      .def(
+          "products", &products, "x"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "int8"_a,
+          "weights"_a, "outs"_a.noconvert(), "residual"_a.noconvert().none(),
+          "Each out [T, rows] = x [T, cols], normalized if norm is given, times a weight, plus the residual.")
       .def("gated_product", &gated_product, "x"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "int8"_a,
            "gate"_a, "up"_a, "out"_a.noconvert(),
            "gelu_tanh(x gate) * (x up), x normalized if norm is given.")
