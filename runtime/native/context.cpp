@@ -4,73 +4,16 @@
 #include <cmath>
 #include <vector>
 
+#include "shares.h"
+
 namespace cg {
 namespace {
 
-// Below about this many multiply-adds (a few microseconds) a second thread costs more than it brings.
-constexpr int64_t kSmallWork = 1 << 16;
 // Pieces per thread of what is not a product: enough to even out cores of unequal speed.
 constexpr int64_t kPiecesPerThread = 4;
-// Weights in a piece of a product: small enough to even out cores of unequal speed, large enough to read
-// memory in long runs.
-constexpr int64_t kPieceBytes = 1 << 18;
-// Tokens from which arithmetic makes a piece long enough, however few bytes it has.
-constexpr int64_t kPieceTokens = 256;
 // Rows of a gate that wait for their ups, in a product of few tokens.
 constexpr int64_t kGateRows = 64;
 constexpr size_t kCacheLine = 64;
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The rows of several matrices, cut into pieces of about equally many bytes. A piece is whole units of rows.
-class Rows {
- public:
-  explicit Rows(int64_t unit) : unit_(unit) {}
-
-  void add(const Matrix& matrix) {
-    const int64_t scales = is_blocked(matrix.format) ? matrix.cols / kBlock * 4 : 0;
-    const int64_t bytes = unit_ * (bytes_of(matrix.format, matrix.cols) + scales);
-    const int64_t end = total() + divide_up(matrix.rows, unit_) * std::max<int64_t>(bytes, 1);
-    parts_.push_back({matrix.rows, std::max<int64_t>(bytes, 1), total(), end});
-  }
-
-  // How many pieces a product of so many tokens should have.
-  int64_t cut(int64_t tokens, int threads) {
-    int64_t units = 0;
-    for (const Part& part : parts_) units += divide_up(part.rows, unit_);
-    const int64_t wanted = total() / kPieceBytes * divide_up(tokens, kPieceTokens);
-    pieces_ = threads == 1 || total() * tokens < kSmallWork
-                  ? 1
-                  : std::min(std::max<int64_t>(wanted, threads), units);
-    return pieces_;
-  }
-
-  // Calls f(matrix, begin, end) for the rows of piece i.
-  template <class F>
-  void each(int64_t i, F f) const {
-    const int64_t begin = total() / pieces_ * i + total() % pieces_ * i / pieces_;
-    const int64_t end = total() / pieces_ * (i + 1) + total() % pieces_ * (i + 1) / pieces_;
-    for (size_t p = 0; p < parts_.size(); p++) {
-      const Part& part = parts_[p];
-      const auto row = [&](int64_t at) {
-        return std::min(divide_up(std::clamp(at, part.begin, part.end) - part.begin, part.bytes) * unit_,
-                        part.rows);
-      };
-      if (row(begin) < row(end)) f(static_cast<int>(p), row(begin), row(end));
-    }
-  }
-
- private:
-  struct Part {
-    int64_t rows, bytes, begin, end;  // bytes of a unit; begin and end in bytes
-  };
-
-  int64_t total() const { return parts_.empty() ? 0 : parts_.back().end; }
-
-  int64_t unit_;
-  int64_t pieces_ = 1;
-  std::vector<Part> parts_;
-};
 
 }  // namespace
 
@@ -90,13 +33,13 @@ struct Context::Team {
   explicit Team(int threads) : pool(threads), of_thread(static_cast<size_t>(threads)) {}
 
   struct OfThread {
-    Scratch row, gate, up, panel;
+    Scratch rows, gate, up, panel;
   };
 
   std::mutex mutex;
   ThreadPool pool;
   std::vector<OfThread> of_thread;
-  Scratch normalized, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], scores, angles;
+  Scratch floats, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], scores, angles;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
@@ -154,38 +97,51 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
     QuantizedTokens& q = prepared.quantized[f];
     q.blocks = in.cols / kBlock;
     if (prepared.few) q.blocks = divide_up(q.blocks, kBlockGroup) * kBlockGroup;
-    const int64_t unit = prepared.few ? 1 : kernels_.panel_tokens;
-    const int64_t room = divide_up(in.tokens, unit) * unit * q.blocks;
+    const int64_t together = prepared.few ? 1 : kernels_.int8_tokens;
+    const int64_t room = divide_up(in.tokens, together) * together * q.blocks;
     q.values = team.values[f].get<int8_t>(room * kBlock);
     q.scales = team.scales[f].get<float>(room);
     q.offsets = team.offsets[f].get<int32_t>(room);
   }
-  float* normalized = nullptr;
-  if (in.norm != nullptr && floats) {
-    prepared.x = normalized = team.normalized.get<float>(in.tokens * in.cols);
+  const int64_t unit = floats && !prepared.few ? kernels_.float_tokens : 1,
+                units = divide_up(in.tokens, unit);
+  float* all = nullptr;  // of the tokens as floats, where they are not taken as they are
+  if (floats && (in.norm != nullptr || !prepared.few)) {
+    prepared.x = all = team.floats.get<float>(units * unit * in.cols);
   }
-  if (normalized == nullptr && in.norm == nullptr && prepared.quantized[0].values == nullptr &&
-      prepared.quantized[1].values == nullptr) {
-    return prepared;
-  }
-  team.split(in.tokens, in.tokens * in.cols, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t t = begin; t < end; t++) {
-      const float* x = in.x + t * in.cols;
+  const bool quantize = prepared.quantized[0].values != nullptr || prepared.quantized[1].values != nullptr;
+  if (all == nullptr && !quantize) return prepared;
+  team.split(units, in.tokens * in.cols, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t first = begin * unit; first < std::min(end * unit, in.tokens); first += unit) {
+      const int64_t last = std::min(first + unit, in.tokens);
+      float* rows = nullptr;
       if (in.norm != nullptr) {
-        float* row = normalized != nullptr
-                         ? normalized + t * in.cols
-                         : team.of_thread[static_cast<size_t>(thread)].row.get<float>(in.cols);
-        const float mean = kernels_.sum_of_squares(x, in.cols) / static_cast<float>(in.cols);
-        kernels_.weigh(x, in.norm, 1.0f / std::sqrt(mean + in.eps), in.cols, row);
-        x = row;
+        rows = all != nullptr && prepared.few
+                   ? all + first * in.cols
+                   : team.of_thread[static_cast<size_t>(thread)].rows.get<float>(unit * in.cols);
       }
-      for (int f = 0; f < kBlockFormats; f++) {
-        const QuantizedTokens& q = prepared.quantized[f];
-        if (q.values != nullptr) kernels_.quantize_token(static_cast<Format>(f), layout, x, in.cols, q, t);
+      const float* x[kMostTokens];
+      for (int64_t t = first; t < last; t++) {
+        x[t - first] = in.x + t * in.cols;
+        if (in.norm != nullptr) x[t - first] = normalize(in, t, rows + (t - first) * in.cols);
+        for (int f = 0; f < kBlockFormats; f++) {
+          const QuantizedTokens& q = prepared.quantized[f];
+          if (q.values != nullptr)
+            kernels_.quantize_token(static_cast<Format>(f), layout, x[t - first], in.cols, q, t);
+        }
       }
+      if (all != nullptr && !prepared.few)
+        kernels_.spread_tokens(x, last - first, in.cols, all + first * in.cols);
     }
   });
   return prepared;
+}
+
+const float* Context::normalize(const Input& in, int64_t token, float* out) const {
+  const float* x = in.x + token * in.cols;
+  const float mean = kernels_.sum_of_squares(x, in.cols) / static_cast<float>(in.cols);
+  kernels_.weigh(x, in.norm, 1.0f / std::sqrt(mean + in.eps), in.cols, out);
+  return out;
 }
 
 void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& weight, int64_t begin,
@@ -197,7 +153,7 @@ void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& 
   if (int8) args.quantized = prepared.quantized[format];
   const Products& products = int8 ? kernels_.int8_products[format] : kernels_.f32_products[format];
   if (prepared.few) return products.rows(args, begin, end);
-  const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols);
+  const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols, in.tokens);
   args.scratch = team_->of_thread[static_cast<size_t>(thread)].panel.get<uint8_t>(bytes);
   products.panels(args, begin, end);
 }
@@ -207,15 +163,15 @@ void Context::products(const Input& in, const Output* outputs, int count, const 
   bool formats[kFormats] = {};
   for (int i = 0; i < count; i++) formats[static_cast<size_t>(outputs[i].weight.format)] = true;
   const Prepared prepared = prepare(in, formats);
-  Rows rows(prepared.few ? 1 : kernels_.panel_rows);
-  for (int i = 0; i < count; i++) rows.add(outputs[i].weight);
+  Shares shares(prepared.few ? 1 : kernels_.panel_rows);
+  for (int i = 0; i < count; i++) shares.add(outputs[i].weight);
   auto piece = [&](int64_t i, int thread) {
-    rows.each(i, [&](int which, int64_t begin, int64_t end) {
+    shares.each(i, [&](int which, int64_t begin, int64_t end) {
       const Output& out = outputs[which];
       multiply(in, prepared, out.weight, begin, end, thread, out.y, out.weight.rows, 0, residual);
     });
   };
-  team_->pool.for_each(rows.cut(in.tokens, threads_), piece);
+  team_->pool.for_each(shares.cut(in.tokens, threads_), piece);
 }
 
 void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& up, float* y) {
@@ -224,13 +180,13 @@ void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& u
   formats[static_cast<size_t>(gate.format)] = formats[static_cast<size_t>(up.format)] = true;
   const Prepared prepared = prepare(in, formats);
   const int64_t step = prepared.few ? kGateRows : kernels_.panel_rows;
-  Rows rows(prepared.few ? 1 : kernels_.panel_rows);
-  rows.add(gate);
+  Shares shares(prepared.few ? 1 : kernels_.panel_rows);
+  shares.add(gate);
   auto piece = [&](int64_t i, int thread) {
     Team::OfThread& own = team_->of_thread[static_cast<size_t>(thread)];
     float* gates = own.gate.get<float>(in.tokens * step);
     float* ups = own.up.get<float>(in.tokens * step);
-    rows.each(i, [&](int, int64_t first, int64_t last) {
+    shares.each(i, [&](int, int64_t first, int64_t last) {
       for (int64_t begin = first; begin < last; begin += step) {
         const int64_t end = std::min(begin + step, last);
         multiply(in, prepared, gate, begin, end, thread, gates, step, begin, nullptr);
@@ -240,7 +196,7 @@ void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& u
       }
     });
   };
-  team_->pool.for_each(rows.cut(in.tokens, threads_), piece);
+  team_->pool.for_each(shares.cut(in.tokens, threads_), piece);
 }
 
 void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position,

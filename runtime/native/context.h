@@ -68,6 +68,8 @@ class Context {
 
   // Activations normalized and rounded as weights of the given formats want them.
   Prepared prepare(const Input& input, const bool* formats);
+  // RMSNorm of one token into `out`, which is returned.
+  const float* normalize(const Input& input, int64_t token, float* out) const;
   // Rows [begin, end) of a product on one thread; row r of token t goes to y[t * y_stride + r - first_row].
   void multiply(const Input& input, const Prepared& prepared, const Matrix& weight, int64_t begin,
                 int64_t end, int thread, float* y, int64_t y_stride, int64_t first_row,

@@ -13,6 +13,8 @@ constexpr int64_t kBlock = 32;
 constexpr int64_t kBlockGroup = 8;
 // Most tokens that a row product takes; more go through panels, which cost less per token but unpack first.
 constexpr int64_t kFewTokens = 16;
+// Most tokens that an instruction set wants side by side.
+constexpr int64_t kMostTokens = 16;
 // Query rows that share one pass over keys and values.
 constexpr int kQueryTile = 4;
 
@@ -58,14 +60,14 @@ struct QuantizedTokens {
 // y[tokens, rows] = x[tokens, cols] times the transposed matrix, plus `residual` where there is one.
 struct ProductArgs {
   Matrix weight;
-  const float* x;             // for f32 activations
+  const float* x;             // for f32 activations; for panels [tokens / float_tokens, cols, float_tokens]
   QuantizedTokens quantized;  // for int8 activations
   int64_t tokens;
   float* y;               // row r of token t at y[t * y_stride + r - first_row]
   const float* residual;  // likewise; may be y; null for none
   int64_t y_stride;
   int64_t first_row;
-  void* scratch;  // scratch_bytes(cols) for a panel product
+  void* scratch;  // scratch_bytes(cols, tokens) for a panel product
 };
 
 // Computes rows [begin, end) of all tokens. What a token gets depends neither on the range nor on its
@@ -99,12 +101,16 @@ struct EncodeStats {
 struct Kernels {
   const char* isa;
   int64_t panel_rows;    // ranges of a panel product should begin at a multiple of it
-  int64_t panel_tokens;  // activations for panels need room for a multiple of it
+  int64_t int8_tokens;   // activations for panels need room for a multiple of it
+  int64_t float_tokens;  // likewise
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];
   // What a panel product needs per thread, aligned to a cache line.
-  int64_t (*f32_scratch_bytes)(int64_t cols);
-  int64_t (*int8_scratch_bytes)(int64_t cols);
+  int64_t (*f32_scratch_bytes)(int64_t cols, int64_t tokens);
+  int64_t (*int8_scratch_bytes)(int64_t cols, int64_t tokens);
+  // The floats of at most float_tokens tokens side by side, [cols, float_tokens], as panel products want
+  // them.
+  void (*spread_tokens)(const float* const* x, int64_t tokens, int64_t cols, float* out);
   // One token's `cols` floats to row `token` of `out`, for weights of `format`.
   void (*quantize_token)(Format format, Layout layout, const float* x, int64_t cols,
                          const QuantizedTokens& out, int64_t token);

@@ -6,21 +6,43 @@ namespace {
 
 constexpr int64_t kPieceCols = 256;
 
-int64_t f32_scratch_bytes(int64_t) { return kPieceCols * kPanelRows * 4; }
+// A piece of a panel in scratch memory, and its tokens' sums so far.
+struct FloatPanel {
+  int64_t row, count;  // the matrix's rows that it holds
+  float* values;       // [cols, kPanelRows]
+  float* sums;         // [tokens, kPanelRows]
+};
 
-// Columns [col, col + cols) of rows [row, row + count) as [cols, kPanelRows]; rows that are missing are zero.
+int64_t f32_scratch_bytes(int64_t, int64_t tokens) {
+  return kPanels * (kPieceCols + tokens) * kPanelRows * 4;
+}
+
+// Some neighbours' floats side by side: [cols, kFloatTokens].
+void spread_tokens(const float* const* x, int64_t tokens, int64_t cols, float* out) {
+  constexpr int64_t kRun = 64;  // columns, so that what is written stays in the first cache
+  for (int64_t first = 0; first < cols; first += kRun) {
+    const int64_t last = first + kRun < cols ? first + kRun : cols;
+    for (int64_t t = 0; t < tokens; t++) {
+      for (int64_t c = first; c < last; c++) out[c * kFloatTokens + t] = x[t][c];
+    }
+  }
+}
+
+// Columns [col, col + cols) to a panel; rows that are missing are zero.
 template <Format format>
-void unpack_floats(const Matrix& weight, int64_t row, int64_t count, int64_t col, int64_t cols, float* out) {
+void unpack_floats(const Matrix& weight, int64_t col, int64_t cols, const FloatPanel& panel) {
   const int64_t blocks = weight.cols / kBlock, row_bytes = bytes_of(format, weight.cols);
   for (int64_t r = 0; r < kPanelRows; r += kLanes) {
     for (int64_t c = 0; c < cols; c += kBlock) {
       const int64_t n = cols - c < kBlock ? cols - c : kBlock;
       F v[kLanes][4];
       for (int i = 0; i < kLanes; i++) {
-        const bool there = r + i < count;
-        const uint8_t* data = weight.data + (row + r + i) * row_bytes;
-        const uint8_t* scales = is_blocked(format) ? weight.scales + (row + r + i) * blocks * 4 : nullptr;
+        const bool there = r + i < panel.count;
+        const int64_t row = panel.row + r + i;
+        const uint8_t* data = weight.data + row * row_bytes;
+        const uint8_t* scales = is_blocked(format) ? weight.scales + row * blocks * 4 : nullptr;
         for (F& f : v[i]) f = zero();
+        if (there) prefetch_far(data + bytes_of(format, col + c + kPieceCols));  // the next piece's
         if (there && n == kBlock) read_block<format>(data, scales, (col + c) / kBlock, v[i]);
         if constexpr (!is_blocked(format)) {
           if (there && n < kBlock) read_rest<format>(data, (col + c) / kBlock, n, v[i]);
@@ -31,76 +53,68 @@ void unpack_floats(const Matrix& weight, int64_t row, int64_t count, int64_t col
         for (int i = 0; i < kLanes; i++) square[i] = v[i][k];
         transpose(square);
         for (int i = 0; i < kLanes && k * kLanes + i < n; i++)
-          store(out + (c + k * kLanes + i) * kPanelRows + r, square[i]);
+          store(panel.values + (c + k * kLanes + i) * kPanelRows + r, square[i]);
       }
     }
   }
 }
 
-// Adds the products of T tokens with a panel to y, or begins with the residual. In y, a token's rows are
-// those of `stride` floats from token to token.
+// Adds columns [col, col + cols) of T tokens, neighbours in the layout, to their sums; after the last columns
+// to y.
 template <int T>
-CG_INLINE void float_tile(const float* panel, int64_t cols, const float* x, int64_t x_stride,
-                          const float* before, float* after, int64_t stride) {
+CG_INLINE void float_tile(const ProductArgs& args, const FloatPanel& panel, int64_t col, int64_t cols,
+                          int64_t token) {
+  float* so_far = panel.sums + token * kPanelRows;
   W sums[T * kPanelVectors];
-  for (int t = 0; t < T; t++) {
-    for (int p = 0; p < kPanelVectors; p++)
-      sums[t * kPanelVectors + p] =
-          before != nullptr ? load_wide(before + t * stride + p * kWideLanes) : wide_zero();
-  }
+  for (int i = 0; i < T * kPanelVectors; i++)
+    sums[i] = col > 0 ? load_wide(so_far + i * kWideLanes) : wide_zero();
+  const float* x = args.x + token / kFloatTokens * kFloatTokens * args.weight.cols + col * kFloatTokens +
+                   token % kFloatTokens;
   for (int64_t c = 0; c < cols; c++) {
     W w[kPanelVectors];
-    for (int p = 0; p < kPanelVectors; p++) w[p] = load_wide(panel + c * kPanelRows + p * kWideLanes);
+    for (int p = 0; p < kPanelVectors; p++) w[p] = load_wide(panel.values + c * kPanelRows + p * kWideLanes);
     for (int t = 0; t < T; t++) {
-      const W v = wide_set1(x[t * x_stride + c]);
+      const W v = wide_set1(x[c * kFloatTokens + t]);
       for (int p = 0; p < kPanelVectors; p++)
         sums[t * kPanelVectors + p] = fma(w[p], v, sums[t * kPanelVectors + p]);
     }
   }
-  for (int t = 0; t < T; t++) {
-    for (int p = 0; p < kPanelVectors; p++)
-      store(after + t * stride + p * kWideLanes, sums[t * kPanelVectors + p]);
-  }
-}
-
-// The same for a panel of fewer rows: through a copy, so that nothing beyond y's rows is touched.
-template <int T>
-void narrow_float_tile(const float* panel, int64_t cols, const float* x, int64_t x_stride,
-                       const float* before, float* after, int64_t stride, int64_t count) {
-  float own[T * kPanelRows] = {};
-  const size_t size = (size_t)count * sizeof(float);
-  for (int t = 0; t < T && before != nullptr; t++) memcpy(own + t * kPanelRows, before + t * stride, size);
-  float_tile<T>(panel, cols, x, x_stride, own, own, kPanelRows);
-  for (int t = 0; t < T; t++) memcpy(after + t * stride, own + t * kPanelRows, size);
-}
-
-template <int T>
-CG_INLINE int64_t float_tiles(const ProductArgs& args, const float* panel, int64_t col, int64_t cols,
-                              int64_t token, int64_t row, int64_t count) {
-  for (; token + T <= args.tokens; token += T) {
-    const int64_t at = place_of(args, token, row), all = args.weight.cols;
-    const float* x = args.x + token * all + col;
-    const float* before = col > 0 ? args.y + at : args.residual != nullptr ? args.residual + at : nullptr;
-    if (count == kPanelRows) {
-      float_tile<T>(panel, cols, x, all, before, args.y + at, args.y_stride);
+  for (int i = 0; i < T * kPanelVectors; i++) {
+    if (col + cols < args.weight.cols) {
+      store(so_far + i * kWideLanes, sums[i]);
     } else {
-      narrow_float_tile<T>(panel, cols, x, all, before, args.y + at, args.y_stride, count);
+      put(args, panel.row, panel.count, token, i, sums[i]);
     }
   }
-  return token;
+}
+
+// The tokens from `token` on, as many at a time as they come.
+template <int T>
+void float_tiles(const ProductArgs& args, const FloatPanel* panels, int64_t count, int64_t col, int64_t cols,
+                 int64_t token) {
+  if constexpr (T > 0) {
+    for (; token + T <= args.tokens; token += T) {
+      for (int64_t i = 0; i < count; i++) float_tile<T>(args, panels[i], col, cols, token);
+    }
+    float_tiles<T / 2>(args, panels, count, col, cols, token);
+  }
 }
 
 template <Format format>
 void panels_f32(const ProductArgs& args, int64_t begin, int64_t end) {
-  float* panel = static_cast<float*>(args.scratch);
-  for (int64_t row = begin; row < end; row += kPanelRows) {
-    const int64_t count = row + kPanelRows < end ? kPanelRows : end - row;
+  float* scratch = static_cast<float*>(args.scratch);
+  for (int64_t row = begin; row < end; row += kPanels * kPanelRows) {
+    FloatPanel panels[kPanels];
+    int64_t count = 0;
+    for (int64_t r = row; count < kPanels && r < end; r += kPanelRows, count++) {
+      float* values = scratch + count * (kPieceCols + args.tokens) * kPanelRows;
+      panels[count] = {r, r + kPanelRows < end ? kPanelRows : end - r, values,
+                       values + kPieceCols * kPanelRows};
+    }
     for (int64_t col = 0; col < args.weight.cols; col += kPieceCols) {
       const int64_t cols = col + kPieceCols < args.weight.cols ? kPieceCols : args.weight.cols - col;
-      unpack_floats<format>(args.weight, row, count, col, cols, panel);
-      int64_t token = float_tiles<kFloatTokens>(args, panel, col, cols, 0, row, count);
-      token = float_tiles<4>(args, panel, col, cols, token, row, count);
-      float_tiles<1>(args, panel, col, cols, token, row, count);
+      for (int64_t i = 0; i < count; i++) unpack_floats<format>(args.weight, col, cols, panels[i]);
+      float_tiles<kFloatTokens>(args, panels, count, col, cols, 0);
     }
   }
 }

@@ -5,15 +5,13 @@
 namespace cg {
 namespace {
 
-constexpr int64_t kPanelRows = kWideLanes * kPanelVectors;
 constexpr int64_t kStep = kPanelRows * 4;             // bytes of four columns
 constexpr int64_t kPanelBlock = kPanelRows * kBlock;  // bytes of a block of columns
-constexpr int64_t kPanels = 2;                        // that share a pass over the activations, at least
-constexpr int64_t kMorePanels = 4;                    // if they are short
-constexpr int64_t kShortPanel = 2048 / kBlock;        // in blocks
-constexpr int64_t kWholePanel = 4096 / kBlock;        // longer ones are used segment by segment
-constexpr int64_t kLevels = 3;                        // partial sums that the tree of segments keeps
-constexpr int64_t kTokenRun = 128;                    // whose partial sums wait for the next segment
+constexpr int64_t kMorePanels = 4;              // that share a pass over the activations if they are short
+constexpr int64_t kShortPanel = 2048 / kBlock;  // in blocks
+constexpr int64_t kWholePanel = 4096 / kBlock;  // longer ones are used segment by segment
+constexpr int64_t kLevels = 3;                  // partial sums that the tree of segments keeps
+constexpr int64_t kTokenRun = 128;              // whose partial sums wait for the next segment
 
 // A panel in scratch memory.
 struct Int8Panel {
@@ -30,7 +28,7 @@ CG_INLINE int64_t int8_panel_bytes(int64_t blocks) {
   return blocks * kPanelBlock + (blocks + levels) * kPanelRows * 4;
 }
 
-int64_t int8_scratch_bytes(int64_t cols) {
+int64_t int8_scratch_bytes(int64_t cols, int64_t) {
   return panels_together(cols / kBlock) * int8_panel_bytes(cols / kBlock);
 }
 
@@ -117,19 +115,6 @@ CG_INLINE bool join(int segment, const Levels& levels, W* sums) {
   return false;
 }
 
-// Vector `i` of a tile's finished sums to y.
-CG_INLINE void put(const ProductArgs& args, const Int8Panel& panel, int64_t token, int i, W sums) {
-  const int64_t r = i % kPanelVectors * kWideLanes, t = token + i / kPanelVectors;
-  const int64_t at = place_of(args, t, panel.row + r);
-  if (r + kWideLanes <= panel.count) {
-    store(args.y + at, args.residual != nullptr ? add(load_wide(args.residual + at), sums) : sums);
-  } else {
-    float rows[kWideLanes];
-    store(rows, sums);
-    for (int64_t k = 0; r + k < panel.count; k++) finish(args, t, panel.row + r + k, rows[k]);
-  }
-}
-
 // Segments [first, last) of T tokens, neighbours in the layout, with the panel.
 template <Format format, int T>
 void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrder& order, int first, int last,
@@ -179,7 +164,7 @@ void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrde
       offsets += kPanelTokens;
     }
     if (!join<T>(s, levels, sums)) continue;
-    for (int i = 0; i < T * kPanelVectors; i++) put(args, panel, token, i, sums[i]);
+    for (int i = 0; i < T * kPanelVectors; i++) put(args, panel.row, panel.count, token, i, sums[i]);
   }
 }
 
