@@ -29,6 +29,8 @@ MAX_WRITTEN_HEADER = (1 << 20) - 8
 """Bytes of header that Jlama can read: it maps the first MiB of a file and nothing more."""
 
 _ALIGNMENT = 64
+_WINDOW = 2 << 20
+"""Bytes written at once, at a multiple of themselves: a file system that can keeps them in one huge page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,26 @@ class TensorSpec:
         return byte_length(DType.F32, scales_shape(self.shape), self.name) if self.dtype.is_quantized else 0
 
 
+class _Window:
+    """A piece of the file, collected until it can be written at once."""
+
+    def __init__(self, length: int) -> None:
+        self.content = bytearray(length)
+        self._missing = length
+
+    def fill(self, start: int, part: memoryview) -> bool:
+        """Copy ``part`` to ``start``; True when nothing is missing any more."""
+        self.content[start : start + len(part)] = part
+        self._missing -= len(part)
+        return self._missing == 0
+
+
 class SafetensorsWriter:
     """A file being written: create, write pieces, :meth:`finish`.
 
     The header's size is fixed from the start, so metadata may change until the end if its length does not
     (a checksum that is known only after the last byte). The caller renames the file once it is complete.
+    Pieces may come in any order; what lies around the gaps between them is kept in memory, 2 MiB at a time.
 
     Raises:
         DuplicateNameError, HeaderTooLargeError: the tensors cannot be written to one file.
@@ -75,14 +92,31 @@ class SafetensorsWriter:
         self.nbytes = end
         """Size of the complete file."""
         self._written = 0
-        self._file: BinaryIO = path.open("xb")
+        self._windows: dict[int, _Window] = {}  # those that are not full yet, by number
+        self._file: BinaryIO = path.open("xb", buffering=0)
 
     def write(self, name: str, offset: int, piece: NDArray[Any]) -> None:
         """Write contiguous bytes at ``offset`` within tensor ``name`` (or ``NAME.qb``)."""
         view = np.ascontiguousarray(piece).view(np.uint8).data.cast("B")
-        self._file.seek(self._starts[name] + offset)
-        self._file.write(view)
+        self._put(self._starts[name] + offset, view)
         self._written += len(view)
+
+    def _put(self, at: int, view: memoryview) -> None:
+        while view:
+            number, start = divmod(at, _WINDOW)
+            length = min(_WINDOW, self.nbytes - number * _WINDOW)
+            window = self._windows.setdefault(number, _Window(length))
+            part = view[: length - start]
+            if window.fill(start, part):
+                del self._windows[number]
+                self._file.seek(number * _WINDOW)
+                self._write_all(window.content)
+            view, at = view[len(part) :], at + len(part)
+
+    def _write_all(self, content: bytearray) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header, force everything to the disk and close the file.
@@ -93,9 +127,9 @@ class SafetensorsWriter:
         header = _header(self._specs, metadata)
         if len(header) != self._header_bytes or self._written != self.nbytes - self._header_bytes:
             raise ValueError("a safetensors file was finished before it was complete")
-        self._file.seek(0)
-        self._file.write(header)
-        self._file.flush()
+        self._put(0, memoryview(header))
+        if self._windows:
+            raise ValueError("a part of a safetensors file was written twice")
         os.fsync(self._file.fileno())
         self._file.close()
 

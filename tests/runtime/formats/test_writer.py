@@ -154,3 +154,39 @@ def test_metadata_may_change_but_not_grow(tmp_path: Path) -> None:
     with SafetensorsFile(tmp_path / "x") as f:
         assert f.metadata == {"sum": "f" * 64}
         assert f.tensors["a"].storage().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("window", [64, 1000, 4096])
+def test_pieces_that_cross_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    monkeypatch.setattr("cg.runtime.formats.writer._WINDOW", window)
+    specs = [Q4, F32, TensorSpec("c", DType.BF16, (40, 96)), TensorSpec("d", DType.I8, (9, 320))]
+    written = write(tmp_path / "model.safetensors", specs, {"k": "v"})
+    with SafetensorsFile(tmp_path / "model.safetensors") as file:
+        assert {name: tensor.data.tobytes() for name, tensor in file.stored.items()} == written
+
+
+def test_a_part_written_twice_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cg.runtime.formats.writer._WINDOW", 4)
+    with SafetensorsWriter(tmp_path / "f", [TensorSpec("a", DType.F32, (2,))], {}) as writer:
+        writer.write("a", 0, np.ones(1, np.float32))
+        writer.write("a", 0, np.ones(1, np.float32))
+        with pytest.raises(ValueError, match="twice"):
+            writer.finish({})
+
+
+def test_large_files_are_written_in_whole_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lets the system keep a file in huge pages."""
+    rows = 5000
+    with SafetensorsWriter(tmp_path / "f", [TensorSpec("a", DType.Q4, (rows, 2048))], {}) as writer:
+        seen: list[tuple[int, int]] = []
+        whole = writer._write_all
+        monkeypatch.setattr(
+            writer, "_write_all", lambda c: (seen.append((writer._file.tell(), len(c))), whole(c))
+        )
+        for start in range(0, rows, 700):
+            stop = min(start + 700, rows)
+            writer.write("a", start * 1024, np.zeros((stop - start, 1024), np.uint8))
+            writer.write("a.qb", start * 256, np.zeros((stop - start, 64), np.float32))
+        writer.finish({})
+        assert all(at % (2 << 20) == 0 for at, _ in seen)
+        assert [size for _, size in sorted(seen)[:-1]] == [2 << 20] * (len(seen) - 1)
