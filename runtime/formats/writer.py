@@ -93,6 +93,7 @@ class SafetensorsWriter:
         """Size of the complete file."""
         self._written = 0
         self._windows: dict[int, _Window] = {}  # those that are not full yet, by number
+        self._done: set[int] = set()
         self._file: BinaryIO = path.open("xb", buffering=0)
 
     def write(self, name: str, offset: int, piece: NDArray[Any]) -> None:
@@ -105,10 +106,15 @@ class SafetensorsWriter:
         while view:
             number, start = divmod(at, _WINDOW)
             length = min(_WINDOW, self.nbytes - number * _WINDOW)
-            window = self._windows.setdefault(number, _Window(length))
+            if number in self._done:
+                raise ValueError("a part of a safetensors file was written twice")
+            window = self._windows.get(number)
+            if window is None:
+                window = self._windows[number] = _Window(length)
             part = view[: length - start]
             if window.fill(start, part):
                 del self._windows[number]
+                self._done.add(number)
                 self._file.seek(number * _WINDOW)
                 self._write_all(window.content)
             view, at = view[len(part) :], at + len(part)
@@ -129,7 +135,7 @@ class SafetensorsWriter:
             raise ValueError("a safetensors file was finished before it was complete")
         self._put(0, memoryview(header))
         if self._windows:
-            raise ValueError("a part of a safetensors file was written twice")
+            raise ValueError("a safetensors file was finished before it was complete")
         os.fsync(self._file.fileno())
         self._file.close()
 
