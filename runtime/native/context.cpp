@@ -33,13 +33,13 @@ struct Context::Team {
   explicit Team(int threads) : pool(threads), of_thread(static_cast<size_t>(threads)) {}
 
   struct OfThread {
-    Scratch rows, gate, up, panel;
+    Scratch rows, gate, up, panel, attention;
   };
 
   std::mutex mutex;
   ThreadPool pool;
   std::vector<OfThread> of_thread;
-  Scratch floats, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], scores, angles;
+  Scratch floats, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], partials, angles;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
@@ -233,23 +233,66 @@ void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, in
 
 void Context::attention(const AttentionArgs& args) {
   std::lock_guard<std::mutex> lock(team_->mutex);
-  const int64_t rows = args.tokens * (args.heads / args.kv_heads), depth = args.position + args.tokens;
-  // One token's heads are shared out before they share a pass.
-  const int64_t tile = args.kv_heads == 1 && rows < threads_ * int64_t{kQueryTile}
-                           ? std::clamp<int64_t>(rows / threads_, 1, kQueryTile)
-                           : kQueryTile;
-  const int64_t tiles = divide_up(rows, tile), work = args.kv_heads * rows * depth * args.head_dim;
-  float* scores = team_->scores.get<float>(team_->pool.threads() * kQueryTile * depth);
-  auto one = [&](int64_t i, int thread) {
-    const int64_t first = i % tiles * tile;
-    kernels_.attention(args, i / tiles, first, std::min(tile, rows - first),
-                       scores + thread * kQueryTile * depth);
+  Team& team = *team_;
+  const int64_t group = args.heads / args.kv_heads, rows = args.tokens * group, dim = args.head_dim;
+  const int64_t tiles = divide_up(rows, kQueryTile), stride = kernels_.partial_floats(dim);
+  const auto rows_of = [&](int64_t tile) { return std::min(kQueryTile, rows - tile * kQueryTile); };
+  // Segments that the last row of a tile sees, and those that the row itself sees.
+  const auto segments_to = [&](int64_t row) { return divide_up(args.position + row / group + 1, kSegment); };
+  const auto segments_of = [&](int64_t tile) { return segments_to(tile * kQueryTile + rows_of(tile) - 1); };
+  const auto out_of = [&](int64_t kv_head, int64_t row) {
+    return args.out + (row / group * args.heads + kv_head * group + row % group) * dim;
   };
-  if (work < kSmallWork) {
-    for (int64_t i = 0; i < args.kv_heads * tiles; i++) one(i, 0);
-  } else {
-    team_->pool.for_each(args.kv_heads * tiles, one);
+  const int64_t all = args.kv_heads * tiles, longest = segments_of(tiles - 1);
+  if (2 * all > threads_) {  // enough tiles for everybody: each goes through its segments
+    float* space = team.partials.get<float>(threads_ * 2 * kQueryTile * stride);
+    auto one = [&](int64_t i, int thread) {
+      const int64_t kv_head = i / tiles, tile = tiles - 1 - i % tiles;  // long ones first
+      float* partials = space + thread * 2 * kQueryTile * stride;
+      float* states = partials + kQueryTile * stride;
+      for (int64_t segment = 0; segment < segments_of(tile); segment++) {
+        attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread, partials);
+        for (int64_t r = 0; r < rows_of(tile); r++) {
+          if (segment < segments_to(tile * kQueryTile + r))
+            kernels_.join(dim, partials + r * stride, segment == 0, states + r * stride);
+        }
+      }
+      for (int64_t r = 0; r < rows_of(tile); r++)
+        kernels_.conclude(dim, states + r * stride, out_of(kv_head, tile * kQueryTile + r));
+    };
+    const bool small = args.kv_heads * rows * (args.position + args.tokens) * dim < kSmallWork;
+    for (int64_t i = 0; small && i < all; i++) one(i, 0);
+    if (!small) team.pool.for_each(all, one);
+    return;
   }
+  // Few tiles: their segments are shared out, and joined when all are done.
+  const int64_t tile_floats = std::min(rows, kQueryTile) * stride;
+  float* partials = team.partials.get<float>(all * longest * tile_floats);
+  auto one = [&](int64_t i, int thread) {
+    const int64_t kv_head = i / longest / tiles, tile = i / longest % tiles, segment = i % longest;
+    if (segment >= segments_of(tile)) return;
+    attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread, partials + i * tile_floats);
+  };
+  team.pool.for_each(all * longest, one);
+  auto finish = [&](int64_t i, int) {
+    const int64_t kv_head = i / rows, row = i % rows, tile = row / kQueryTile;
+    float* first = partials + (kv_head * tiles + tile) * longest * tile_floats + row % kQueryTile * stride;
+    for (int64_t segment = 1; segment < segments_to(row); segment++)
+      kernels_.join(dim, first + segment * tile_floats, false, first);
+    kernels_.conclude(dim, first, out_of(kv_head, row));
+  };
+  if (args.kv_heads * rows * longest * dim < kSmallWork) {
+    for (int64_t i = 0; i < args.kv_heads * rows; i++) finish(i, 0);
+  } else {
+    team.pool.for_each(args.kv_heads * rows, finish);
+  }
+}
+
+void Context::attend_on(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count,
+                        int64_t segment, int thread, float* partials) {
+  Scratch& own = team_->of_thread[static_cast<size_t>(thread)].attention;
+  float* scratch = own.get<float>(kernels_.attention_floats(args.head_dim));
+  kernels_.attend(args, kv_head, first, count, segment, scratch, partials);
 }
 
 }  // namespace cg

@@ -1,78 +1,114 @@
-// Causal attention in two passes: scores and softmax, then the weighted sum of the values. Query rows
-// that share a kv head share the reading of its keys and values; their results do not depend on that.
+// Causal attention. Keys and values are taken in segments of fixed length; each segment has a softmax of its
+// own, and segments are joined in order. So neither the threads nor the neighbours of a query change its
+// result.
 
 namespace cg {
 namespace {
 
-struct HalfCache {
-  static constexpr int64_t kBytes = 2;
-  static constexpr Format kFormat = Format::f16;
-};
+// Query rows, keys and vectors of values that one innermost step handles.
+constexpr int64_t kKeys = 4;
+// Keys that are asked for ahead.
+constexpr int64_t kAhead = 8;
+// Rows that do without a copy of a segment as floats.
+constexpr int64_t kDirectRows = 8;
+constexpr int64_t kDims = kWideLanes * kMixVectors;
 
-struct FloatCache {
-  static constexpr int64_t kBytes = 4;
-  static constexpr Format kFormat = Format::f32;
-};
+// Head dimensions in scratch memory: padded with zeros.
+CG_INLINE int64_t padded(int64_t head_dim) { return (head_dim + kDims - 1) / kDims * kDims; }
 
-template <class Cache>
-CG_INLINE F load_cache(const uint8_t* p) {
-  if constexpr (Cache::kFormat == Format::f16) {
-    return load_f16(p);
-  } else {
-    return load_f32(p);
-  }
+// What a row has of a segment, or of several: the values weighted with e^(score - top), then top and the sum
+// of the weights.
+int64_t partial_floats(int64_t head_dim) { return padded(head_dim) + kWideLanes; }
+
+int64_t attention_floats(int64_t head_dim) {
+  return (kQueryTile + kSegment) * padded(head_dim) + kQueryTile * kSegment;
 }
 
-// The last n < 8 elements of a cache entry, zeros after them.
-template <class Cache>
-CG_INLINE F load_cache_rest(const uint8_t* p, int64_t n) {
-  uint8_t padded[kLanes * 4] = {};
-  memcpy(padded, p, (size_t)(n * Cache::kBytes));
-  return load_cache<Cache>(padded);
-}
+struct AttentionScratch {
+  float* queries;  // [kQueryTile, padded]
+  float* entries;  // keys, then values [kSegment, padded], for many rows
+  float* scores;   // [kQueryTile, kSegment]
+};
+
+// A segment's keys or values as floats in scratch memory.
+struct FloatEntries {
+  const float* base;
+  int64_t width;
+  CG_MEMBER W at(int64_t entry, int64_t i) const { return load_wide(base + entry * width + i); }
+};
+
+// The same as they lie in the cache.
+struct HalfEntries {
+  const uint8_t* base;
+  int64_t stride;
+  CG_MEMBER W at(int64_t entry, int64_t i) const { return load_wide_half(base + entry * stride + 2 * i); }
+};
 
 CG_INLINE F load_rest(const float* p, int64_t n) {
-  float padded[kLanes] = {};
-  memcpy(padded, p, (size_t)n * sizeof(float));
-  return load(padded);
+  float all[kLanes] = {};
+  memcpy(all, p, (size_t)n * sizeof(float));
+  return load(all);
 }
 
-struct QueryRow {
-  const float* q;
-  float* out;
-  float* scores;
-  int64_t depth;  // cache entries that it sees
-};
+// `n` floats, stored as f16 or f32, and zeros up to `width`.
+CG_INLINE void widen(const uint8_t* from, bool half, int64_t n, int64_t width, float* to) {
+  if (half) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(to + i, load_f16(from + 2 * i));
+    if (i < n) {
+      uint8_t last[kLanes * 2] = {};
+      memcpy(last, from + 2 * i, (size_t)(n - i) * 2);
+      float floats[kLanes];
+      store(floats, load_f16(last));
+      memcpy(to + i, floats, (size_t)(n - i) * sizeof(float));
+    }
+  } else {
+    memcpy(to, from, (size_t)n * sizeof(float));
+  }
+  for (int64_t i = n; i < width; i++) to[i] = 0.0f;
+}
 
-// Scores of R rows with cache entries [begin, end).
-template <class Cache, int R>
-CG_INLINE void score(const QueryRow* rows, const uint8_t* keys, int64_t stride, int64_t head_dim, float scale,
-                     int64_t begin, int64_t end) {
-  const int64_t whole = head_dim / kLanes * kLanes, rest = head_dim - whole;
-  for (int64_t j = begin; j < end; j++) {
-    const uint8_t* key = keys + j * stride;
-    F sums[R];
-    for (int r = 0; r < R; r++) sums[r] = zero();
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const F k = load_cache<Cache>(key + i * Cache::kBytes);
-      for (int r = 0; r < R; r++) sums[r] = fma(k, load(rows[r].q + i), sums[r]);
+// Scores of R rows with N keys.
+template <int R, int N, class Entries>
+CG_INLINE void score(const float* queries, const Entries& keys, int64_t key, int64_t width, float scale,
+                     float* scores) {
+  W sums[R][kKeys];
+  for (auto& row : sums) {
+    for (W& v : row) v = wide_zero();
+  }
+  for (int64_t i = 0; i < width; i += kWideLanes) {
+    W k[N];
+    for (int j = 0; j < N; j++) k[j] = keys.at(key + j, i);
+    for (int r = 0; r < R; r++) {
+      const W q = load_wide(queries + r * width + i);
+      for (int j = 0; j < N; j++) sums[r][j] = fma(k[j], q, sums[r][j]);
     }
-    if (rest != 0) {
-      const F k = load_cache_rest<Cache>(key + whole * Cache::kBytes, rest);
-      for (int r = 0; r < R; r++) sums[r] = fma(k, load_rest(rows[r].q + whole, rest), sums[r]);
-    }
-    for (int r = 0; r < R; r++) rows[r].scores[j] = sum(sums[r]) * scale;
+  }
+  for (int r = 0; r < R; r++) {
+    float four[kKeys];
+    sum_four(sums[r], four);
+    for (int j = 0; j < N; j++) scores[r * kSegment + key + j] = four[j] * scale;
   }
 }
 
-// Scores to e^(score - largest), in place; returns their sum.
-CG_INLINE float soften(float* scores, int64_t n) {
+// Scores of all rows with N keys.
+template <int N, class Entries>
+CG_INLINE void score_keys(const AttentionScratch& s, int64_t rows, const Entries& keys, int64_t key,
+                          int64_t width, float scale) {
+  int64_t r = 0;
+  for (; r + kScoreRows <= rows; r += kScoreRows)
+    score<kScoreRows, N>(s.queries + r * width, keys, key, width, scale, s.scores + r * kSegment);
+  for (; r < rows; r++) score<1, N>(s.queries + r * width, keys, key, width, scale, s.scores + r * kSegment);
+}
+
+// Scores to e^(score - top), in place; returns their sum.
+CG_INLINE float soften(float* scores, int64_t n, float* top) {
   F tops = set1(scores[0]);
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes) tops = max(tops, load(scores + j));
-  float top = largest(tops);
-  for (; j < n; j++) top = scores[j] > top ? scores[j] : top;
-  const F shift = set1(top);
+  *top = largest(tops);
+  for (; j < n; j++) *top = scores[j] > *top ? scores[j] : *top;
+  const F shift = set1(*top);
   F sums = zero();
   j = 0;
   for (; j + kLanes <= n; j += kLanes) {
@@ -90,93 +126,115 @@ CG_INLINE float soften(float* scores, int64_t n) {
   return total;
 }
 
-// Adds entries [begin, end), weighted, to the outputs of R rows.
-template <class Cache, int R>
-CG_INLINE void mix(const QueryRow* rows, const uint8_t* values, int64_t stride, int64_t head_dim,
-                   int64_t begin, int64_t end) {
-  constexpr int64_t kPiece = 64;  // entries that stay in the cache while the head's dimensions pass
-  for (int64_t piece = begin; piece < end; piece += kPiece) {
-    const int64_t stop = piece + kPiece < end ? piece + kPiece : end;
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
-      F sums[2 * R];
+// Adds entries [begin, end), weighted, to the partial results of R rows.
+template <int R, class Entries>
+CG_INLINE void mix(const AttentionScratch& s, int64_t row, const Entries& values, int64_t begin, int64_t end,
+                   int64_t width, float* partials) {
+  const int64_t stride = width + kWideLanes;
+  for (int64_t i = 0; i < width; i += kDims) {
+    W sums[R][kMixVectors];
+    for (int r = 0; r < R; r++) {
+      for (int v = 0; v < kMixVectors; v++)
+        sums[r][v] = load_wide(partials + r * stride + i + v * kWideLanes);
+    }
+    for (int64_t j = begin; j < end; j++) {
+      W value[kMixVectors];
+      for (int v = 0; v < kMixVectors; v++) value[v] = values.at(j, i + v * kWideLanes);
       for (int r = 0; r < R; r++) {
-        sums[2 * r] = load(rows[r].out + i);
-        sums[2 * r + 1] = load(rows[r].out + i + kLanes);
-      }
-      for (int64_t j = piece; j < stop; j++) {
-        const uint8_t* value = values + j * stride + i * Cache::kBytes;
-        const F first = load_cache<Cache>(value), second = load_cache<Cache>(value + kLanes * Cache::kBytes);
-        for (int r = 0; r < R; r++) {
-          const F weight = set1(rows[r].scores[j]);
-          sums[2 * r] = fma(weight, first, sums[2 * r]);
-          sums[2 * r + 1] = fma(weight, second, sums[2 * r + 1]);
-        }
-      }
-      for (int r = 0; r < R; r++) {
-        store(rows[r].out + i, sums[2 * r]);
-        store(rows[r].out + i + kLanes, sums[2 * r + 1]);
+        const W weight = wide_set1(s.scores[(row + r) * kSegment + j]);
+        for (int v = 0; v < kMixVectors; v++) sums[r][v] = fma(weight, value[v], sums[r][v]);
       }
     }
-    for (; i < head_dim; i += kLanes) {
-      const int64_t n = head_dim - i < kLanes ? head_dim - i : kLanes;
-      for (int r = 0; r < R; r++) {
-        F sums = load_rest(rows[r].out + i, n);
-        for (int64_t j = piece; j < stop; j++) {
-          const F value = load_cache_rest<Cache>(values + j * stride + i * Cache::kBytes, n);
-          sums = fma(set1(rows[r].scores[j]), value, sums);
-        }
-        float last[kLanes];
-        store(last, sums);
-        memcpy(rows[r].out + i, last, (size_t)n * sizeof(float));
-      }
+    for (int r = 0; r < R; r++) {
+      for (int v = 0; v < kMixVectors; v++) store(partials + r * stride + i + v * kWideLanes, sums[r][v]);
     }
   }
 }
 
-template <class Cache, int R>
-void attend(const AttentionArgs& args, const uint8_t* keys, const uint8_t* values, const QueryRow* rows) {
-  // Later tokens see more; what only some rows see is done row by row, so that nobody touches the future.
-  const int64_t shared = rows[0].depth, dim = args.head_dim;
-  score<Cache, R>(rows, keys, args.key_token_stride, dim, args.scale, 0, shared);
-  float totals[R];
-  for (int r = 0; r < R; r++) {
-    score<Cache, 1>(rows + r, keys, args.key_token_stride, dim, args.scale, shared, rows[r].depth);
-    totals[r] = soften(rows[r].scores, rows[r].depth);
-    for (int64_t i = 0; i < dim; i++) rows[r].out[i] = 0.0f;
+// Softmax and weighted values of all rows, each of which sees seen[r] entries.
+template <class Entries>
+CG_INLINE void mix_rows(const AttentionScratch& s, int64_t rows, const int64_t* seen, const Entries& values,
+                        int64_t width, float* partials) {
+  const int64_t stride = width + kWideLanes;
+  for (int64_t r = 0; r < rows; r++) {
+    float* partial = partials + r * stride;
+    for (int64_t i = 0; i < width; i++) partial[i] = 0.0f;
+    if (seen[r] > 0) partial[width + 1] = soften(s.scores + r * kSegment, seen[r], partial + width);
   }
-  mix<Cache, R>(rows, values, args.value_token_stride, dim, 0, shared);
-  for (int r = 0; r < R; r++) {
-    mix<Cache, 1>(rows + r, values, args.value_token_stride, dim, shared, rows[r].depth);
-    const float inverse = 1.0f / totals[r];
-    for (int64_t i = 0; i < dim; i++) rows[r].out[i] *= inverse;
+  int64_t r = 0;
+  for (; r + kMixRows <= rows; r += kMixRows) {
+    // What only some rows see is done row by row, so that nobody touches the future.
+    mix<kMixRows>(s, r, values, 0, seen[r], width, partials + r * stride);
+    for (int64_t k = 1; k < kMixRows; k++)
+      mix<1>(s, r + k, values, seen[r], seen[r + k], width, partials + (r + k) * stride);
   }
+  for (; r < rows; r++) mix<1>(s, r, values, 0, seen[r], width, partials + r * stride);
 }
 
-template <class Cache>
-void attend_tile(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, float* scores) {
-  const int64_t group = args.heads / args.kv_heads, depth = args.position + args.tokens;
-  QueryRow rows[kQueryTile];
+void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, int64_t segment,
+            float* scratch, float* partials) {
+  const int64_t group = args.heads / args.kv_heads, dim = args.head_dim, width = padded(dim);
+  const int64_t begin = segment * kSegment;
+  const AttentionScratch s{scratch, scratch + kQueryTile * width, scratch + (kQueryTile + kSegment) * width};
+  int64_t seen[kQueryTile];  // entries of the segment, by row; later tokens see more
   for (int64_t r = 0; r < count; r++) {
     const int64_t token = (first + r) / group, head = kv_head * group + (first + r) % group;
-    const int64_t at = (token * args.heads + head) * args.head_dim;
-    rows[r] = {args.q + at, args.out + at, scores + r * depth, args.position + token + 1};
+    const float* q = args.q + (token * args.heads + head) * dim;
+    widen((const uint8_t*)q, false, dim, width, s.queries + r * width);
+    const int64_t depth = args.position + token + 1 - begin;
+    seen[r] = depth < 0 ? 0 : depth < kSegment ? depth : kSegment;
   }
-  const uint8_t* keys = args.keys + kv_head * args.key_head_stride;
-  const uint8_t* values = args.values + kv_head * args.value_head_stride;
-  if (count == kQueryTile) {
-    attend<Cache, kQueryTile>(args, keys, values, rows);
-  } else {
-    for (int64_t r = 0; r < count; r++) attend<Cache, 1>(args, keys, values, rows + r);
+  const int64_t n = seen[count - 1];
+  const uint8_t* keys = args.keys + kv_head * args.key_head_stride + begin * args.key_token_stride;
+  const uint8_t* values = args.values + kv_head * args.value_head_stride + begin * args.value_token_stride;
+  if (count <= kDirectRows && args.half && dim == width) {
+    // Too few rows to pay for a copy: both are read straight from the cache, values asked for meanwhile.
+    const HalfEntries direct{keys, args.key_token_stride};
+    int64_t j = 0;
+    for (; j + kKeys <= n; j += kKeys) {
+      for (int64_t k = j; k < j + kKeys; k++) {
+        for (int64_t line = 0; line < 2 * dim; line += 64) {
+          prefetch(keys + (k + kAhead) * args.key_token_stride + line);
+          prefetch_far(values + k * args.value_token_stride + line);
+        }
+      }
+      score_keys<kKeys>(s, count, direct, j, width, args.scale);
+    }
+    for (; j < n; j++) score_keys<1>(s, count, direct, j, width, args.scale);
+    mix_rows(s, count, seen, HalfEntries{values, args.value_token_stride}, width, partials);
+    return;
   }
+  const FloatEntries copy{s.entries, width};
+  for (int64_t j = 0; j < n; j++)
+    widen(keys + j * args.key_token_stride, args.half, dim, width, s.entries + j * width);
+  int64_t j = 0;
+  for (; j + kKeys <= n; j += kKeys) score_keys<kKeys>(s, count, copy, j, width, args.scale);
+  for (; j < n; j++) score_keys<1>(s, count, copy, j, width, args.scale);
+  for (j = 0; j < n; j++)
+    widen(values + j * args.value_token_stride, args.half, dim, width, s.entries + j * width);
+  mix_rows(s, count, seen, copy, width, partials);
 }
 
-void attention(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, float* scores) {
-  if (args.half) {
-    attend_tile<HalfCache>(args, kv_head, first, count, scores);
-  } else {
-    attend_tile<FloatCache>(args, kv_head, first, count, scores);
+void join(int64_t head_dim, const float* partial, bool first, float* state) {
+  const int64_t width = padded(head_dim);
+  if (first) {
+    memcpy(state, partial, (size_t)(width + 2) * sizeof(float));
+    return;
   }
+  const float old_top = state[width], new_top = partial[width];
+  const float top = old_top > new_top ? old_top : new_top;
+  float factors[kLanes] = {old_top - top, new_top - top};
+  store(factors, exponential(load(factors)));
+  const W old_factor = wide_set1(factors[0]), new_factor = wide_set1(factors[1]);
+  for (int64_t i = 0; i < width; i += kWideLanes)
+    store(state + i, fma(load_wide(partial + i), new_factor, mul(load_wide(state + i), old_factor)));
+  state[width] = top;
+  state[width + 1] = state[width + 1] * factors[0] + partial[width + 1] * factors[1];
+}
+
+void conclude(int64_t head_dim, const float* state, float* out) {
+  const float inverse = 1.0f / state[padded(head_dim) + 1];
+  for (int64_t i = 0; i < head_dim; i++) out[i] = state[i] * inverse;
 }
 
 }  // namespace

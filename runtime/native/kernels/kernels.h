@@ -16,7 +16,9 @@ constexpr int64_t kFewTokens = 16;
 // Most tokens that an instruction set wants side by side.
 constexpr int64_t kMostTokens = 16;
 // Query rows that share one pass over keys and values.
-constexpr int kQueryTile = 4;
+constexpr int64_t kQueryTile = 32;
+// Entries of the key-value cache whose softmax is computed at a time.
+constexpr int64_t kSegment = 64;
 
 enum class Format : int { q4 = 0, i8 = 1, bf16 = 2, f16 = 3, f32 = 4 };
 constexpr int kFormats = 5;
@@ -123,9 +125,15 @@ struct Kernels {
   // One token [heads, head_dim] in place; cosine and sine are [head_dim / 2].
   void (*rope)(float* x, const float* cosine, const float* sine, int64_t heads, int64_t head_dim);
   void (*geglu)(const float* gate, const float* up, int64_t n, float* out);
-  // Query rows [first, first + count) of one kv head, count <= kQueryTile; row = token * (heads / kv_heads) +
-  // head. `scores` holds kQueryTile * (position + tokens) floats.
-  void (*attention)(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, float* scores);
+  // Attention of query rows [first, first + count) of one kv head with one segment of the cache, count <=
+  // kQueryTile; row = token * (heads / kv_heads) + head. What the last row does not see is not read.
+  void (*attend)(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, int64_t segment,
+                 float* scratch, float* partials);
+  int64_t (*attention_floats)(int64_t head_dim);  // of scratch
+  int64_t (*partial_floats)(int64_t head_dim);    // of a row's partial result
+  // A row's partial result of the next segment to that of those before; what it amounts to.
+  void (*join)(int64_t head_dim, const float* partial, bool first, float* state);
+  void (*conclude)(int64_t head_dim, const float* state, float* out);
   // `blocks` blocks of a float format to Q4 or I8, bit for bit as Jlama does.
   void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out,
                  uint8_t* scales, EncodeStats* stats);

@@ -42,7 +42,11 @@ const Kernels CG_JOIN(kernels_, CG_ISA) = {
     weigh,
     rope,
     geglu,
-    attention,
+    attend,
+    attention_floats,
+    partial_floats,
+    join,
+    conclude,
     encode,
 };
 

@@ -214,6 +214,14 @@ CG_INLINE void transpose_words(Bytes16 v[4]) {
   v[3] = _mm_unpackhi_epi64(c, d);
 }
 
+// The sums of four vectors.
+CG_INLINE void sum_four(const F v[4], float* out) {
+  const F a = add(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+  const F b = add(_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+  const F c = add(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1)));
+}
+
 // v[i]'s lane j becomes v[j]'s lane i.
 CG_INLINE void transpose(F v[8]) {
   F a[8], b[8];
@@ -239,6 +247,10 @@ constexpr int kWideLanes = 8;
 constexpr int kPanelVectors = 2;
 constexpr int kPanelTokens = 2;
 constexpr int kFloatTokens = 5;
+// Attention: rows and vectors per step.
+constexpr int kScoreRows = 2;
+constexpr int kMixRows = 4;
+constexpr int kMixVectors = 2;
 
 using W = F;
 using WideBytes = __m256i;
@@ -246,6 +258,7 @@ using WideBytes = __m256i;
 CG_INLINE W wide_zero() { return zero(); }
 CG_INLINE W wide_set1(float value) { return set1(value); }
 CG_INLINE W load_wide(const float* p) { return load(p); }
+CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return load_bytes(p); }
 
 CG_INLINE WideBytes broadcast_4(const int8_t* p) {

@@ -11,6 +11,9 @@ constexpr int kWideLanes = 16;
 constexpr int kPanelVectors = 2;
 constexpr int kPanelTokens = 8;
 constexpr int kFloatTokens = 12;
+constexpr int kScoreRows = 4;
+constexpr int kMixRows = 4;
+constexpr int kMixVectors = 4;
 
 using W = __m512;
 using WideBytes = __m512i;
@@ -18,10 +21,18 @@ using WideBytes = __m512i;
 CG_INLINE W wide_zero() { return _mm512_setzero_ps(); }
 CG_INLINE W wide_set1(float value) { return _mm512_set1_ps(value); }
 CG_INLINE W load_wide(const float* p) { return _mm512_loadu_ps(p); }
+CG_INLINE W load_wide_half(const uint8_t* p) { return _mm512_cvtph_ps(load_bytes(p)); }
 CG_INLINE void store(float* p, W a) { _mm512_storeu_ps(p, a); }
 CG_INLINE W add(W a, W b) { return _mm512_add_ps(a, b); }
 CG_INLINE W mul(W a, W b) { return _mm512_mul_ps(a, b); }
 CG_INLINE W fma(W a, W b, W c) { return _mm512_fmadd_ps(a, b, c); }
+
+CG_INLINE void sum_four(const W v[4], float* out) {
+  F halves[4];
+  for (int i = 0; i < 4; i++) halves[i] = add(_mm512_castps512_ps256(v[i]), _mm512_extractf32x8_ps(v[i], 1));
+  sum_four(halves, out);
+}
+
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
 CG_INLINE WideBytes broadcast_4(const int8_t* p) {

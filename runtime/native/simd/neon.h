@@ -214,6 +214,13 @@ CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return low_nibbles(vreinterpretq_u8_s
 CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return high_nibbles(vreinterpretq_u8_s8(a)); }
 CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return a; }
 
+// The sums of four vectors.
+CG_INLINE void sum_four(const F v[4], float* out) {
+  float32x4_t halves[4];
+  for (int i = 0; i < 4; i++) halves[i] = vaddq_f32(v[i].low, v[i].high);
+  vst1q_f32(out, vpaddq_f32(vpaddq_f32(halves[0], halves[1]), vpaddq_f32(halves[2], halves[3])));
+}
+
 // v[i]'s word j becomes v[j]'s word i.
 CG_INLINE void transpose_words(float32x4_t v[4]) {
   const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(v[0], v[1]));
@@ -254,6 +261,10 @@ constexpr int kWideLanes = 8;
 constexpr int kPanelVectors = 1;
 constexpr int kPanelTokens = 4;
 constexpr int kFloatTokens = 8;
+// Attention: rows and vectors per step.
+constexpr int kScoreRows = 2;
+constexpr int kMixRows = 4;
+constexpr int kMixVectors = 2;
 
 using W = F;
 
@@ -264,6 +275,7 @@ struct WideBytes {
 CG_INLINE W wide_zero() { return zero(); }
 CG_INLINE W wide_set1(float value) { return set1(value); }
 CG_INLINE W load_wide(const float* p) { return load(p); }
+CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return {load_signed(p), load_signed(p + 16)}; }
 
 CG_INLINE WideBytes broadcast_4(const int8_t* p) {

@@ -238,6 +238,11 @@ CG_INLINE void transpose_words(Bytes16 v[4]) {
   for (int i = 0; i < 4; i++) v[i] = r[i];
 }
 
+// The sums of four vectors.
+CG_INLINE void sum_four(const F v[4], float* out) {
+  for (int i = 0; i < 4; i++) out[i] = sum(v[i]);
+}
+
 // v[i]'s lane j becomes v[j]'s lane i.
 CG_INLINE void transpose(F v[kLanes]) {
   for (int i = 0; i < kLanes; i++) {
@@ -254,6 +259,10 @@ constexpr int kWideLanes = kLanes;
 constexpr int kPanelVectors = 1;
 constexpr int kPanelTokens = 4;
 constexpr int kFloatTokens = 4;
+// Attention: rows and vectors per step.
+constexpr int kScoreRows = 2;
+constexpr int kMixRows = 2;
+constexpr int kMixVectors = 1;
 
 using W = F;
 
@@ -264,6 +273,7 @@ struct WideBytes {
 CG_INLINE W wide_zero() { return zero(); }
 CG_INLINE W wide_set1(float value) { return set1(value); }
 CG_INLINE W load_wide(const float* p) { return load(p); }
+CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
 
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) {
   WideBytes r;
