@@ -14,7 +14,7 @@ CG_INLINE void row_f32(const ProductArgs& args, int64_t row, int64_t token) {
   for (int t = 0; t < T; t++) even[t] = odd[t] = zero();
   for (int64_t b = 0; b < blocks; b++) {
     read_block<format>(data, scales, b, w);
-    prefetch(data + bytes_of(format, b * kBlock) + kPrefetchBytes);
+    prefetch_far(data + bytes_of(format, b * kBlock) + kPrefetchBytes);
     for (int t = 0; t < T; t++) {
       const float* p = x + t * cols + b * kBlock;
       even[t] = fma(w[0], load(p), even[t]);

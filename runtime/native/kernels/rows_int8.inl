@@ -48,8 +48,8 @@ CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, i
     const int64_t blocks =
         g + lead < last ? (g + lead) * kBlockGroup : next + (g + lead - last) * kBlockGroup;
     for (int64_t line = 0; line < kGroupBytes; line += 64)
-      prefetch(data + bytes_of(format, blocks * kBlock) + line);
-    prefetch(scales + blocks * 4);
+      prefetch_far(data + bytes_of(format, blocks * kBlock) + line);
+    prefetch_far(scales + blocks * 4);
     add_group<format, T>(data + g * kGroupBytes, scales + g * kGroupScales, args.quantized, token,
                          g * kBlockGroup, sums);
   }
