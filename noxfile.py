@@ -34,9 +34,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Mypy, strict, over the package, the tools and the tests."""
+    """Mypy, strict, over the package, the tools, the benchmarks and the tests."""
     session.run("mypy")
     session.run("mypy", "tools")
+    session.run("mypy", "benchmarks")
     session.run("mypy", "tests")
 
 

@@ -11,7 +11,7 @@ _ROOT = Path(__file__).parent.parent
 _LONGEST, _LONGEST_TEST = 300, 500  # lines
 _SOURCES = sorted(
     path
-    for folder in ("cli", "quant", "runtime", "tools", "tests")
+    for folder in ("cli", "quant", "runtime", "tools", "benchmarks", "tests")
     for path in (_ROOT / folder).rglob("*")
     if path.suffix in {".py", ".cpp", ".h"} and "golden" not in path.parts
 )
