@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Library:
     """Forget every token of a context from this position on."""
     synchronize: Callable[[Any], None]
     system_info: Callable[[], str]
+    """What the library was compiled with."""
 
 
 def open_library(kind: str) -> Library:
@@ -46,13 +48,9 @@ def _llama() -> Library:
     def truncate(context: Any, length: int) -> None:
         api.llama_memory_seq_rm(api.llama_get_memory(context), -1, length, -1)
 
-    def system_info() -> str:
-        text: str = api.llama_print_system_info().decode()
-        return text
-
     return Library(
         api, "llama-cpp-python", settings, model_params, context_params,
-        truncate, api.llama_synchronize, system_info,
+        truncate, api.llama_synchronize, lambda: _present(api.llama_print_system_info()),
     )  # fmt: skip
 
 
@@ -82,11 +80,12 @@ def _ik() -> Library:
     def truncate(context: Any, length: int) -> None:
         c.llama_kv_cache_seq_rm(context, -1, length, -1)
 
-    def system_info() -> str:
-        text: str = c.llama_print_system_info().decode()
-        return text
-
     return Library(
         api, "ik-llama-cpp-python", settings, model_params, context_params,
-        truncate, c.llama_synchronize, system_info,
+        truncate, c.llama_synchronize, lambda: _present(c.llama_print_system_info()),
     )  # fmt: skip
+
+
+def _present(system_info: bytes) -> str:
+    """The names behind which the library prints ``= 1``."""
+    return ", ".join(re.findall(r"(\w+) = 1", system_info.decode()))

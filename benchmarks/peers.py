@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = markdown(results, samples, table)
     print(text)
     if options.update_docs:
-        update_page(_PAGE, text)
+        update_page(_PAGE, f"![Tokens per second of every program]({_PAGE.stem}.svg)\n\n{text}")
         _PAGE.with_suffix(".svg").write_text(svg(table), "utf-8")
         say(f"updated {_PAGE}")
 

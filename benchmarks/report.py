@@ -93,5 +93,5 @@ def _conditions(results: Mapping[str, Any], samples: Samples) -> str:
 
 def _engine(told: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in told["settings"].items())
-    system = f"; `{told['system'].strip(' |')}`" if told.get("system") else ""
+    system = f"; compiled with {told['system']}" if told.get("system") else ""
     return f"{told['package']} {told['version']}, {settings}{system}"
