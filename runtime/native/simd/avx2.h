@@ -245,7 +245,7 @@ CG_INLINE void transpose(F v[8]) {
 // Panels: vectors of rows.
 constexpr int kWideLanes = 8;
 constexpr int kPanelVectors = 2;
-constexpr int kPanelTokens = 2;
+constexpr int kPanelTokens = 4;
 constexpr int kFloatTokens = 5;
 // Attention: rows and vectors per step.
 constexpr int kScoreRows = 2;
