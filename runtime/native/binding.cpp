@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "bandwidth.h"
 #include "context.h"
 #include "dispatch.h"
 
@@ -125,6 +126,11 @@ std::vector<std::pair<std::string, bool>> isas() {
   return result;
 }
 
+std::vector<double> time_reads(int64_t size, int threads, int passes) {
+  nb::gil_scoped_release release;
+  return cg::time_reads(static_cast<size_t>(size), threads, passes);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -149,6 +155,8 @@ NB_MODULE(_native, m) {
   nb::class_<Weight>(m, "Weight", "A stored matrix; keeps the arrays that it lies in alive.")
       .def(nb::new_(&make_weight), "data"_a.noconvert(), "scales"_a.noconvert().none(), "format"_a, "rows"_a,
            "cols"_a);
+  m.def("time_reads", &time_reads, "size"_a, "threads"_a, "passes"_a,
+        "Seconds of each pass in which all threads together read a private buffer of size bytes.");
 
   nb::class_<cg::Context>(m, "Context", "Kernels of one instruction set and a team of threads.")
       .def(nb::new_(&make_context), "isa"_a, "threads"_a, "An empty name takes the best instruction set.")

@@ -1,0 +1,103 @@
+#include "bandwidth.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace cg {
+namespace {
+
+constexpr size_t kPage = 4096;
+// A thread takes the next piece when it is done with one: a core that others use as well does not hold up
+// the rest. 2 MiB, so that taking them costs nothing.
+constexpr int64_t kPieceWords = 1 << 18;
+// Independent sums: with one, a core would wait for its additions rather than for memory.
+constexpr int kSums = 16;
+
+uint64_t sum(const uint64_t* words, int64_t n) {
+  uint64_t sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= n; i += kSums) {
+    for (int k = 0; k < kSums; k++) sums[k] += words[i + k];
+  }
+  for (; i < n; i++) sums[0] += words[i];
+  uint64_t total = 0;
+  for (const uint64_t s : sums) total += s;
+  return total;
+}
+
+class Threads {
+ public:
+  ~Threads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  template <class F>
+  void start(const F& f) {
+    threads_.emplace_back(f);
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+// Calls f(begin, end) for pieces of [0, n) on `threads` threads, the calling one among them. They are started
+// for this call alone: a few dozen microseconds, of tens of milliseconds.
+template <class F>
+void share_out(int64_t n, int threads, F f) {
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    for (;;) {
+      const int64_t begin = next.fetch_add(kPieceWords, std::memory_order_relaxed);
+      if (begin >= n) return;
+      f(begin, std::min(begin + kPieceWords, n));
+    }
+  };
+  Threads others;
+  for (int i = 1; i < threads; i++) others.start(work);
+  work();
+}
+
+}  // namespace
+
+ReadBuffer::ReadBuffer(size_t size, int threads)
+    : memory_(new std::byte[size + kPage]), words_(static_cast<int64_t>(size / sizeof(uint64_t))) {
+  void* start = memory_.get();
+  size_t space = size + kPage;
+  first_ = static_cast<uint64_t*>(std::align(kPage, size, start, space));
+#if defined(__linux__) && defined(MADV_NOHUGEPAGE)
+  // It fails where the system has no huge pages, and then there is nothing to ask for.
+  (void)madvise(first_, size, MADV_NOHUGEPAGE);
+#endif
+  share_out(words_, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) first_[i] = static_cast<uint64_t>(i);
+  });
+}
+
+uint64_t ReadBuffer::read(int threads) const {
+  std::atomic<uint64_t> total{0};
+  share_out(words_, threads, [&](int64_t begin, int64_t end) { total += sum(first_ + begin, end - begin); });
+  return total;
+}
+
+std::vector<double> time_reads(size_t size, int threads, int passes) {
+  using Clock = std::chrono::steady_clock;
+  const ReadBuffer buffer(size, threads);
+  const uint64_t expected = buffer.read(threads);
+  std::vector<double> seconds;
+  for (int i = 0; i < passes; i++) {
+    const Clock::time_point start = Clock::now();
+    const uint64_t total = buffer.read(threads);
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    // Also keeps the compiler from leaving the reading out.
+    if (total != expected) throw std::runtime_error("two passes over the same memory gave different sums");
+  }
+  return seconds;
+}
+
+}  // namespace cg
