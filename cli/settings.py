@@ -53,4 +53,10 @@ def read() -> dict[str, Any]:
 def default_map(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` as defaults of the options of the same name of every command below ``command``."""
     below = getattr(command, "commands", {})
-    return {name: {**values, **default_map(child, values)} for name, child in below.items()}
+    return {name: {**_fitting(child, values), **default_map(child, values)} for name, child in below.items()}
+
+
+def _fitting(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the command's options take them: one that may be repeated takes a list."""
+    repeated = {option.name for option in command.params if getattr(option, "multiple", False)}
+    return {name: [value] if name in repeated else value for name, value in values.items()}

@@ -57,6 +57,7 @@ class Weight:
         rows: int,
         cols: int,
     ) -> None: ...
+
 def time_reads(size: int, threads: int, passes: int) -> list[float]:
     """
     Seconds of each pass in which all threads together read a private buffer of size bytes.
