@@ -19,6 +19,7 @@
 #include "bandwidth.h"
 #include "context.h"
 #include "dispatch.h"
+#include "vocabulary_binding.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -176,4 +177,6 @@ NB_MODULE(_native, m) {
            "Rotates x [T, heads, head_dim] in place.")
       .def("attention", &attention, "q"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
            "position"_a, "scale"_a, "out"_a.noconvert());
+
+  cg::bind_vocabulary(m);
 }
