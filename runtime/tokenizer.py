@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cg.runtime.compact_vocabulary import open_vocabulary
 from cg.runtime.detokenizer import Detokenizer
 from cg.runtime.errors import PromptError, TokenizerError
-from cg.runtime.vocabulary import JsonVocabulary, ModelVocabulary, Vocabulary, read_json
+from cg.runtime.home import tokenizers_folder
+from cg.runtime.vocabulary import ModelVocabulary, Vocabulary, read_json
 
 __all__ = ["ControlLiteral", "Tokenizer"]
 
@@ -41,12 +43,21 @@ class ControlLiteral:
 class Tokenizer:
     """A Gemma tokenizer with its control tokens checked."""
 
-    def __init__(self, vocabulary: Vocabulary, settings: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        settings: dict[str, Any],
+        config: dict[str, Any],
+        *,
+        note: str | None = None,
+    ) -> None:
         """``settings`` is the content of tokenizer_config.json, ``config`` that of config.json.
 
         Raises:
             TokenizerError: special tokens missing or contradictory, or not a Gemma-style vocabulary.
         """
+        self.note = note
+        """Why loading took longer than it need, if it did."""
         self._vocabulary = vocabulary
         self._control = _control_tokens(vocabulary, settings)
         self._control_by_id = {token_id: name for name, token_id in reversed(self._control.items())}
@@ -68,6 +79,8 @@ class Tokenizer:
     def load(cls, folder: Path, *, prefer: Literal["json", "model"] = "json") -> Tokenizer:
         """The tokenizer of a checkpoint: ``tokenizer.json``, or ``tokenizer.model`` where that is absent.
 
+        What takes long to read in ``tokenizer.json`` is kept in :func:`cg.runtime.home.tokenizers_folder`.
+
         Raises:
             TokenizerError: neither file is there, or one is malformed or lacks a token.
         """
@@ -81,8 +94,14 @@ class Tokenizer:
                 hint="copy the tokenizer files of the original model into this folder",
             )
         file = files[kinds[0]]
-        vocabulary: Vocabulary = JsonVocabulary(file) if kinds[0] == "json" else ModelVocabulary(file)
-        return cls(vocabulary, read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json"))
+        note: str | None = None
+        vocabulary: Vocabulary
+        if kinds[0] == "json":
+            vocabulary, note = open_vocabulary(file, tokenizers_folder())
+        else:
+            vocabulary = ModelVocabulary(file)
+        settings, config = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
+        return cls(vocabulary, settings, config, note=note)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no control token, no BOS.

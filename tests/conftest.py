@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import cg.runtime
+
+# Test modules open tokenizers as they are imported, before any fixture: what that keeps goes elsewhere than
+# into the developer's own folder.
+os.environ["CG_HOME"] = tempfile.mkdtemp(prefix="cg-tests-")
+atexit.register(shutil.rmtree, os.environ["CG_HOME"], ignore_errors=True)
 
 _TESTS = Path(__file__).parent
 _OWN_VARIABLES = ("CG_", "HF_", "HUGGING", "XDG_")

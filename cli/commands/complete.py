@@ -84,6 +84,8 @@ def complete(
     with load(
         folder, backend=backend, threads=threads, activations=activations, context_length=context_length
     ) as engine:
+        if engine.tokenizer.note is not None:
+            output.detail(engine.tokenizer.note)
         results: list[Completion] = []
         for choice in sampling:
             stream = engine.stream(

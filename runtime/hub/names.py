@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cg.runtime.errors import UsageError
+from cg.runtime.home import home
 from cg.runtime.hub import hf_cache
 
 __all__ = [
@@ -51,12 +51,6 @@ class HubModel:
 
     def __str__(self) -> str:
         return self.repo_id if self.revision is None else f"{self.repo_id}@{self.revision}"
-
-
-def home() -> Path:
-    """cg's own folder: $CG_HOME, or ~/.cache/cg."""
-    value = os.environ.get("CG_HOME")
-    return Path(value).expanduser() if value else Path.home() / ".cache" / "cg"
 
 
 def models_folder() -> Path:

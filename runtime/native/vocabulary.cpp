@@ -110,7 +110,8 @@ void require(bool condition, const char* message) {
 
 std::string Vocabulary::build(const VocabularySource& source) {
   require(source.digest.size() == kDigestBytes, "a digest has 32 bytes");
-  require(source.pieces.size() < kMaxPieces && source.merges < kMaxPieces, "too many pieces or merges");
+  require(source.pieces.size() < kMaxPieces && source.merges.size() < kMaxPieces,
+          "too many pieces or merges");
   size_t text_bytes = 0;
   for (const std::string_view piece : source.pieces) text_bytes += piece.size();
   require(text_bytes < kNoId, "the pieces are too long");
@@ -120,21 +121,11 @@ std::string Vocabulary::build(const VocabularySource& source) {
   std::memcpy(header.digest, source.digest.data(), kDigestBytes);
   header.byte_order = kByteOrder;
   header.pieces = static_cast<uint32_t>(source.pieces.size());
-  header.merge_slots = slots_for(source.merges);
+  header.merge_slots = slots_for(source.merges.size());
   header.index_slots = slots_for(source.pieces.size());
   header.added = static_cast<uint32_t>(source.added.size());
   header.text_bytes = static_cast<uint32_t>(text_bytes);
 
-  std::vector<Merge> merges(header.merge_slots, {kNoId, kNoId, kNoId, kNoId});
-  for (size_t i = 0; i < source.merges; i++) {
-    const Merge merge{source.left[i], source.right[i], static_cast<uint32_t>(i), source.result[i]};
-    require(merge.left < header.pieces, "a merge is wrong");  // kNoId would pass for a free slot
-    uint32_t slot = hash(merge.left, merge.right) & (header.merge_slots - 1);
-    while (merges[slot].left != kNoId &&
-           (merges[slot].left != merge.left || merges[slot].right != merge.right))
-      slot = (slot + 1) & (header.merge_slots - 1);
-    merges[slot] = merge;
-  }
   std::vector<uint32_t> offsets{0}, index(header.index_slots, kNoId), added;
   std::string text;
   for (const std::string_view piece : source.pieces) {
@@ -146,6 +137,26 @@ std::string Vocabulary::build(const VocabularySource& source) {
   }
   for (const AddedPiece& piece : source.added)
     added.push_back(piece.id | (piece.special ? kSpecial : 0) | (piece.normalized ? kNormalized : 0));
+
+  Vocabulary names;  // enough of one to look names up
+  names.offsets_ = offsets.data();
+  names.index_ = index.data();
+  names.index_mask_ = header.index_slots - 1;
+  names.text_ = text.data();
+  std::vector<Merge> merges(header.merge_slots, {kNoId, kNoId, kNoId, kNoId});
+  std::string both;
+  for (size_t rank = 0; rank < source.merges.size(); rank++) {
+    const auto& [left, right] = source.merges[rank];
+    both.assign(left).append(right);
+    const Merge merge{names.find(left), names.find(right), static_cast<uint32_t>(rank), names.find(both)};
+    require(merge.left != kNoId && merge.right != kNoId && merge.result != kNoId,
+            "a merge of unknown pieces");
+    uint32_t slot = hash(merge.left, merge.right) & (header.merge_slots - 1);
+    while (merges[slot].left != kNoId &&
+           (merges[slot].left != merge.left || merges[slot].right != merge.right))
+      slot = (slot + 1) & (header.merge_slots - 1);
+    merges[slot] = merge;
+  }
 
   std::string block(reinterpret_cast<const char*>(&header), sizeof header);
   const auto append = [&](const auto& table) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace cg {
@@ -26,14 +27,13 @@ struct AddedPiece {
   bool normalized;
 };
 
-// What a compact form is made from. `digest` names the file that it stands for.
+// What a compact form is made from: pieces in the order of their ids, and pairs of pieces in the order of
+// their ranks, each of which makes the piece of both names together. `digest` names the file that it stands
+// for.
 struct VocabularySource {
   std::vector<std::string_view> pieces;
   std::vector<AddedPiece> added;
-  const uint32_t* left;
-  const uint32_t* right;
-  const uint32_t* result;
-  size_t merges;
+  std::vector<std::pair<std::string_view, std::string_view>> merges;
   std::string_view digest;
 };
 

@@ -25,7 +25,8 @@ using namespace nb::literals;
 namespace {
 
 using Block = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Ids = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Names = nb::typed<nb::list, nb::str>;
+using Added = std::vector<std::tuple<uint32_t, bool, bool>>;
 
 std::string_view view(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
 
@@ -75,18 +76,33 @@ class MappedVocabulary {
   cg::BytePairEncoder encoder_;
 };
 
-nb::bytes build(const std::vector<nb::bytes>& pieces,
-                const std::vector<std::tuple<uint32_t, bool, bool>>& added, const Ids& left, const Ids& right,
-                const Ids& result, const nb::bytes& digest) {
-  if (left.size() != right.size() || left.size() != result.size())
-    throw std::invalid_argument("three lists of different lengths are no merges");
+// The text of a str, which must outlive the view.
+std::string_view text(nb::handle str) {
+  Py_ssize_t size = 0;
+  const char* data = PyUnicode_AsUTF8AndSize(str.ptr(), &size);
+  if (data == nullptr) throw nb::python_error();
+  return {data, static_cast<size_t>(size)};
+}
+
+// "left right" or [left, right].
+std::pair<std::string_view, std::string_view> pair(nb::handle merge) {
+  if (nb::isinstance<nb::list>(merge)) {
+    if (nb::len(merge) != 2) throw std::invalid_argument("a merge is no pair");
+    return {text(merge[0]), text(merge[1])};
+  }
+  const std::string_view both = text(merge);
+  if (both.substr(0, 8) == "#version") throw std::invalid_argument("the merges have a header");
+  const size_t space = both.find(' ');
+  if (space == std::string_view::npos || both.find(' ', space + 1) != std::string_view::npos)
+    throw std::invalid_argument("a merge is no pair");
+  return {both.substr(0, space), both.substr(space + 1)};
+}
+
+nb::bytes build(const Names& pieces, const Added& added, const nb::list& merges, const nb::bytes& digest) {
   cg::VocabularySource source{};
-  for (const nb::bytes& piece : pieces) source.pieces.push_back(view(piece));
+  for (const nb::handle piece : pieces) source.pieces.push_back(text(piece));
   for (const auto& [id, special, normalized] : added) source.added.push_back({id, special, normalized});
-  source.left = left.data();
-  source.right = right.data();
-  source.result = result.data();
-  source.merges = left.size();
+  for (const nb::handle merge : merges) source.merges.push_back(pair(merge));
   source.digest = view(digest);
   const std::string block = cg::Vocabulary::build(source);
   return nb::bytes(block.data(), block.size());
@@ -95,8 +111,9 @@ nb::bytes build(const std::vector<nb::bytes>& pieces,
 }  // namespace
 
 void cg::bind_vocabulary(nb::module_& m) {
-  m.def("build_vocabulary", &build, "pieces"_a, "added"_a, "left"_a, "right"_a, "result"_a, "digest"_a,
-        "The compact form of a vocabulary. added: (id, special, normalized); merges in order of rank.");
+  m.def("build_vocabulary", &build, "pieces"_a, "added"_a, "merges"_a, "digest"_a,
+        "The compact form of a vocabulary; ValueError for one that cannot be used.\n\n"
+        "added: (id, special, normalized); merges: [left, right] or 'left right', in order of rank.");
 
   nb::class_<MappedVocabulary>(m, "Vocabulary", "A compact vocabulary in somebody else's memory.")
       .def(nb::init<Block, nb::bytes>(), "block"_a, "digest"_a,

@@ -127,6 +127,18 @@ def test_the_settings_file_supplies_defaults(tmp_path: Path, monkeypatch: pytest
         assert message in result.stderr
 
 
+def test_why_the_start_takes_longer_is_told_to_those_who_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CG_HOME", str(tmp_path / "file"))
+    result = cg("--prefix", "x", "--max-tokens", "1")
+    assert (result.exit_code, result.stderr) == (0, "")
+    result = cg("--prefix", "x", "--max-tokens", "1", "--verbose")
+    assert result.exit_code == 0
+    assert "the compact form of tokenizer.json cannot be kept here" in result.stderr
+
+
 def test_doing_without_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_native, "_problem", "compiled kernels are missing")
     result = cg("--prefix", "x", "--max-tokens", "1")

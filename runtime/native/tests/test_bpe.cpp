@@ -56,8 +56,9 @@ struct Language {
   }
 
   void open() {
-    cg::VocabularySource source{{}, added, left.data(), right.data(), result.data(), left.size(), kDigest};
+    cg::VocabularySource source{{}, added, {}, kDigest};
     for (const std::string& piece : pieces) source.pieces.emplace_back(piece);
+    for (size_t i = 0; i < left.size(); i++) source.merges.emplace_back(pieces[left[i]], pieces[right[i]]);
     block = cg::Vocabulary::build(source);
     const char* problem = cg::Vocabulary::open(reinterpret_cast<const uint8_t*>(block.data()), block.size(),
                                                kDigest, &vocabulary);

@@ -15,7 +15,7 @@ const std::string kDigest(32, 'd');
 struct Words {
   std::vector<std::string> pieces;
   std::vector<cg::AddedPiece> added;
-  std::vector<uint32_t> left, right, result;
+  std::vector<std::pair<std::string, std::string>> merges{{"a", "b"}, {"b", "c"}, {"ab", "c"}, {"a", "bc"}};
 
   Words() {
     char name[8];
@@ -25,10 +25,6 @@ struct Words {
     }
     for (char c = 0; c < 127; c++) pieces.emplace_back(1, c);
     pieces.insert(pieces.end(), {"\xe2\x96\x81", "ab", "bc", "abc", "\n\n", "<td>", "\xc3\xa9", ""});
-    merge("a", "b");
-    merge("b", "c");
-    merge("ab", "c");
-    merge("a", "bc");
     added = {{id("\n\n"), false, true}, {id("<td>"), true, false}};
   }
   uint32_t id(std::string_view name) const {
@@ -36,14 +32,10 @@ struct Words {
       if (pieces[i] == name) return i;
     return cg::kNoId;
   }
-  void merge(const char* a, const char* b) {
-    left.push_back(id(a));
-    right.push_back(id(b));
-    result.push_back(id(std::string(a) + b));
-  }
   std::string build() const {
-    cg::VocabularySource source{{}, added, left.data(), right.data(), result.data(), left.size(), kDigest};
+    cg::VocabularySource source{{}, added, {}, kDigest};
     for (const std::string& piece : pieces) source.pieces.emplace_back(piece);
+    for (const auto& [left, right] : merges) source.merges.emplace_back(left, right);
     return cg::Vocabulary::build(source);
   }
 };
@@ -65,9 +57,10 @@ void finds_what_was_put_in() {
   }
   for (const char* absent : {"abcd", "<0x", "xx", "\x7f"})
     CHECK(vocabulary.find(absent) == cg::kNoId, "%s", absent);
-  for (uint32_t i = 0; i < words.left.size(); i++) {
-    const cg::Merge* merge = vocabulary.find_merge(words.left[i], words.right[i]);
-    CHECK(merge != nullptr && merge->rank == i && merge->result == words.result[i], "%u", i);
+  for (uint32_t i = 0; i < words.merges.size(); i++) {
+    const auto& [left, right] = words.merges[i];
+    const cg::Merge* merge = vocabulary.find_merge(words.id(left), words.id(right));
+    CHECK(merge != nullptr && merge->rank == i && merge->result == words.id(left + right), "%u", i);
   }
   CHECK(vocabulary.find_merge(words.id("b"), words.id("a")) == nullptr, "the other way round");
   CHECK(vocabulary.ascii('a') == words.id("a") && vocabulary.ascii(127) == cg::kNoId, "characters");
@@ -78,7 +71,7 @@ void finds_what_was_put_in() {
 
 void the_later_of_two_equal_merges_counts() {
   Words words;
-  words.merge("a", "b");
+  words.merges.emplace_back("a", "b");
   cg::Vocabulary vocabulary;
   const std::string block = words.build();
   CHECK(open(block, &vocabulary) == nullptr, "opens");
@@ -147,10 +140,9 @@ bool refused(Change change) {
 
 void what_cannot_be_used_is_not_built() {
   CHECK(!refused([](Words*) {}), "as it is");
-  CHECK(refused([](Words* w) { w->left[0] = 9999; }), "left");
-  CHECK(refused([](Words* w) { w->left[0] = cg::kNoId; }), "left, a free slot");
-  CHECK(refused([](Words* w) { w->right[1] = 9999; }), "right");
-  CHECK(refused([](Words* w) { w->result[2] = 9999; }), "result");
+  CHECK(refused([](Words* w) { w->merges[0] = {"xy", "a"}; }), "no such left piece");
+  CHECK(refused([](Words* w) { w->merges[0] = {"a", "xy"}; }), "no such right piece");
+  CHECK(refused([](Words* w) { w->merges[0] = {"b", "a"}; }), "no such piece of both");
   CHECK(refused([](Words* w) { w->added[0].id = 9999; }), "added");
   CHECK(refused([](Words* w) { w->added[0].id = w->id(""); }), "added, empty");
   CHECK(refused([](Words* w) { w->pieces[200] = "x"; }), "no such byte");
