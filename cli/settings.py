@@ -33,14 +33,18 @@ def read() -> dict[str, Any]:
     Raises:
         UsageError: the file is not TOML, or has an unknown key or a value of the wrong type.
     """
-    import tomllib
-
     file = config_file()
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    import tomllib
+
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file}: {error}") from error
     for key, value in values.items():
         if key not in KEYS:

@@ -22,6 +22,7 @@ from cg.cli.options import (
     model_folder,
     tell_fallback,
 )
+from cg.cli.start import import_numpy
 
 __all__ = ["Conversation", "chat"]
 
@@ -51,6 +52,7 @@ def chat(
       echo 'What does functools.partial do?' | cg chat -m codegemma-7b-it-q4 --temperature 0
     """
     folder = model_folder(model)
+    import_numpy(backend)
     tell_fallback(backend)
 
     from cg.runtime import SamplingOptions, load

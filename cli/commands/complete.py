@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cg.cli import cursor, options, output
+from cg.cli import cursor, options, output, start
 from cg.cli.completion_text import as_json, timings_line
 from cg.runtime.errors import UsageError
 
@@ -70,6 +70,7 @@ def complete(
         )
     place = cursor.locate(prefix, suffix, file, line, column)
     folder = options.model_folder(model)
+    start.import_numpy(backend)
     options.tell_fallback(backend)
 
     from cg.runtime import ContextFile, SamplingOptions, load

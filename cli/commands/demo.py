@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +55,8 @@ def demo(
       cg demo
       cg demo --out demo-q4
     """
+    import tempfile
+
     started = time.perf_counter()
     original = registry.resolve(registry.DEMO)
     tell_fallback(backend)
