@@ -35,7 +35,7 @@ _HEAVY = {
 
 
 # What a completion can do without. numpy is needed, and takes 0.05 s of its own.
-_SLOW_TO_IMPORT = {*_HEAVY - {"numpy"}, "numpy.random", "rich", "tomllib"}
+_SLOW_TO_IMPORT = {*_HEAVY - {"numpy"}, "numpy.random", "pydantic", "rich", "tomllib"}
 
 
 def _targets(statement: ast.stmt) -> list[ast.expr]:
