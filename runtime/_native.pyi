@@ -139,3 +139,34 @@ class Context:
         scale: float,
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     ) -> None: ...
+
+def build_vocabulary(
+    pieces: list[str], added: Sequence[tuple[int, bool, bool]], merges: list, digest: bytes
+) -> bytes:
+    """
+    The compact form of a vocabulary; ValueError for one that cannot be used.
+
+    added: (id, special, normalized); merges: [left, right] or 'left right', in order of rank.
+    """
+
+class Vocabulary:
+    """A compact vocabulary in somebody else's memory."""
+
+    def __init__(
+        self,
+        block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
+        digest: bytes,
+    ) -> None:
+        """
+        Raises ValueError unless the block is whole and made from the file with this SHA-256.
+        """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def special(self) -> list[int]:
+        """Ids of the added tokens that are special."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def token_id(self, name: str) -> int | None: ...
+    def token(self, token_id: int) -> str | None: ...
