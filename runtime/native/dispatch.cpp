@@ -24,17 +24,17 @@ struct Cpuid {
   uint32_t eax, ebx, ecx, edx;
 };
 
-Cpuid cpuid(uint32_t leaf) {
+Cpuid cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Cpuid r{};
 #if defined(_MSC_VER)
   int regs[4];
   __cpuid(regs, 0);
   if (leaf > static_cast<uint32_t>(regs[0])) return r;
-  __cpuidex(regs, static_cast<int>(leaf), 0);
+  __cpuidex(regs, static_cast<int>(leaf), static_cast<int>(subleaf));
   r = {static_cast<uint32_t>(regs[0]), static_cast<uint32_t>(regs[1]), static_cast<uint32_t>(regs[2]),
        static_cast<uint32_t>(regs[3])};
 #else
-  if (!__get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx)) return {};
+  if (!__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx)) return {};
 #endif
   return r;
 }
@@ -54,6 +54,7 @@ constexpr bool has(uint32_t word, uint32_t bits) { return (word & bits) == bits;
 
 struct X86 {
   bool avx2 = false;
+  bool avxvnni = false;
   bool avx512vnni = false;
 
   X86() {
@@ -63,6 +64,9 @@ struct X86 {
     const Cpuid extended = cpuid(7);
     constexpr uint32_t avx2_bit = 1u << 5;
     avx2 = (saved & 0x6) == 0x6 && has(extended.ebx, avx2_bit);
+    // Leaf 7 says in eax how many more parts it has.
+    constexpr uint32_t avxvnni_bit = 1u << 4;
+    avxvnni = avx2 && extended.eax >= 1 && has(cpuid(7, 1).eax, avxvnni_bit);
     constexpr uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
     avx512vnni =
         avx2 && (saved & 0xe6) == 0xe6 && has(extended.ebx, f | dq | bw | vl) && has(extended.ecx, vnni);
@@ -92,6 +96,9 @@ std::vector<Isa> detect() {
 #if defined(CG_X86)
   const X86 x86;
   isas.push_back({&kernels_avx2, x86.avx2});
+#if defined(CG_HAVE_AVXVNNI)
+  isas.push_back({&kernels_avxvnni, x86.avxvnni});
+#endif
   isas.push_back({&kernels_avx512vnni, x86.avx512vnni});
 #elif defined(CG_ARM64)
   isas.push_back({&kernels_neon, true});

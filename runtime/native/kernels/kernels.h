@@ -141,6 +141,7 @@ struct Kernels {
 
 extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
+extern const Kernels kernels_avxvnni;  // where the compiler knows it: CG_HAVE_AVXVNNI
 extern const Kernels kernels_avx512vnni;
 extern const Kernels kernels_neon;
 extern const Kernels kernels_neon_dotprod;

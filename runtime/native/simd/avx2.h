@@ -1,4 +1,5 @@
-// Eight floats in one AVX2 register; needs FMA and F16C too. With CG_VNNI, byte products by AVX-512 VNNI.
+// Eight floats in one AVX2 register; needs FMA and F16C too. With CG_VNNI, byte products by AVX-512 VNNI,
+// with CG_AVXVNNI as well, in AVX-VNNI's encoding.
 #pragma once
 
 #include <immintrin.h>
