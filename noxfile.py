@@ -53,17 +53,40 @@ def tests_slow(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "slow", "--timeout", "3600", *session.posargs)
 
 
-@nox.session
-def native(session: nox.Session) -> None:
-    """The kernels' own tests, in C++."""
-    build = Path("build") / "native-tests"
+def _native_tests(session: nox.Session, build: Path, *options: str) -> None:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     session.run(
         "cmake", "-S", "runtime/native", "-B", str(build), *generator,
-        "-DCG_BUILD_TESTS=ON", "-DCG_SANITIZE=ON", *session.posargs,
+        "-DCG_BUILD_TESTS=ON", *options, *session.posargs,
     )  # fmt: skip
     session.run("cmake", "--build", str(build), "--parallel")
     session.run("ctest", "--test-dir", str(build), "--output-on-failure")
+
+
+@nox.session
+def native(session: nox.Session) -> None:
+    """The kernels' own tests, in C++, with the address and undefined-behaviour sanitizers."""
+    _native_tests(session, Path("build") / "native-tests", "-DCG_SANITIZE=ON")
+
+
+@nox.session(name="native-arm")
+def native_arm(session: nox.Session) -> None:
+    """The same for arm64 under emulation: NEON without and with dot products."""
+    needed = {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64-static": "qemu-user-static"}
+    missing = [package for tool, package in needed.items() if not shutil.which(tool)]
+    if missing:
+        session.error(f"not installed: the Debian packages {' '.join(missing)}")
+    build = Path("build") / "native-arm-tests"
+    _native_tests(
+        session, build,
+        "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++", "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64-static;-cpu;max",
+        "-DCG_EXPECTED_ISAS=portable;neon;neon-dotprod",
+    )  # fmt: skip
+    # A processor from before the dot product.
+    old = ("qemu-aarch64-static", "-cpu", "cortex-a57", str(build / "tests" / "test_dispatch"))
+    session.run(*old, "portable", "neon", external=True)
 
 
 @nox.session

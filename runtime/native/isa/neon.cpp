@@ -3,7 +3,7 @@
 #define CG_ISA_NAME "neon"
 #include "kernels/kernels.h"
 #if defined(CG_ARM64)
-#include "simd/neon.h"
+#include "simd/neon_panels.h"
 //
 #include "kernels/table.inl"
 #endif

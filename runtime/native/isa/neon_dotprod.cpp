@@ -4,7 +4,7 @@
 #define CG_DOTPROD 1
 #include "kernels/kernels.h"
 #if defined(CG_ARM64)
-#include "simd/neon.h"
+#include "simd/neon_panels.h"
 //
 #include "kernels/table.inl"
 #endif

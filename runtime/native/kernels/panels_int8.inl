@@ -145,7 +145,7 @@ void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrde
         for (int p = 0; p < kPanelVectors; p++)
           weights[p] = load_wide_bytes(w + step * kStep + p * kWideLanes * 4);
         for (int t = 0; t < T; t++) {
-          const WideBytes four = broadcast_4(x + (step * kPanelTokens + t) * 4);
+          const auto four = broadcast_4<T>(x + step * kPanelTokens * 4, t);
           for (int p = 0; p < kPanelVectors; p++) dots[t * kPanelVectors + p].add(weights[p], four);
         }
       }

@@ -262,9 +262,10 @@ CG_INLINE W load_wide(const float* p) { return load(p); }
 CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return load_bytes(p); }
 
-CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+template <int>
+CG_INLINE WideBytes broadcast_4(const int8_t* p, int t) {
   int32_t word;
-  memcpy(&word, p, sizeof word);
+  memcpy(&word, p + 4 * t, sizeof word);
   return _mm256_set1_epi32(word);
 }
 

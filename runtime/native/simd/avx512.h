@@ -35,9 +35,10 @@ CG_INLINE void sum_four(const W v[4], float* out) {
 
 CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
-CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+template <int>
+CG_INLINE WideBytes broadcast_4(const int8_t* p, int t) {
   int32_t word;
-  memcpy(&word, p, sizeof word);
+  memcpy(&word, p + 4 * t, sizeof word);
   return _mm512_set1_epi32(word);
 }
 

@@ -143,14 +143,21 @@ CG_INLINE F in_lane_order(F a) {
   return a;
 }
 
-// Adds products of signed bytes, in sums of four.
-CG_INLINE int32x4_t add_products(int32x4_t sums, int8x16_t a, int8x16_t b) {
+// Adds two products to each of eight sums of 16 bits. There is room for 17 products of nibbles, but for no
+// more than two of bytes: 2 * 128 * 127, and x is never -128.
+CG_INLINE int16x8_t add_products(int16x8_t sums, int8x16_t w, int8x16_t x) {
+  return vmlal_high_s8(vmlal_s8(sums, vget_low_s8(w), vget_low_s8(x)), w, x);
+}
+
+// The products of a block, in four sums.
+template <Format format>
+CG_INLINE int32x4_t block_products(int8x16_t w0, int8x16_t w1, int8x16_t x0, int8x16_t x1) {
 #if defined(CG_DOTPROD)
-  return vdotq_s32(sums, a, b);
+  return vdotq_s32(vdotq_s32(vdupq_n_s32(0), w0, x0), w1, x1);
 #else
-  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-  const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, b));
-  return vaddq_s32(sums, vpaddq_s32(low, high));
+  const int16x8_t first = add_products(vdupq_n_s16(0), w0, x0);
+  if constexpr (format == Format::q4) return vpaddlq_s16(add_products(first, w1, x1));
+  return vpadalq_s16(vpaddlq_s16(first), add_products(vdupq_n_s16(0), w1, x1));
 #endif
 }
 
@@ -167,7 +174,7 @@ CG_INLINE I dot(const Q4Group& w, const int8_t* x) {
   int32x4_t v[8];
   for (int i = 0; i < 8; i++) {
     const int8_t* p = x + i / 2 * 64 + i % 2 * 16;
-    v[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], vld1q_s8(p)), w.high[i], vld1q_s8(p + 32));
+    v[i] = block_products<Format::q4>(w.low[i], w.high[i], vld1q_s8(p), vld1q_s8(p + 32));
   }
   return {sum_fours(v), sum_fours(v + 4)};
 }
@@ -180,7 +187,7 @@ CG_INLINE I dot(const I8Group& w, const int8_t* x) {
   int32x4_t v[8];
   for (int i = 0; i < 8; i++) {
     const int8_t* p = x + i * 32;
-    v[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], vld1q_s8(p)), w.high[i], vld1q_s8(p + 16));
+    v[i] = block_products<Format::i8>(w.low[i], w.high[i], vld1q_s8(p), vld1q_s8(p + 16));
   }
   return {sum_fours(v), sum_fours(v + 4)};
 }
@@ -204,98 +211,6 @@ CG_INLINE auto load_group(const uint8_t* p) {
     return group;
   }
 }
-
-// Unpacking panels: sixteen bytes at a time.
-using Bytes16 = int8x16_t;
-
-CG_INLINE Bytes16 load_16(const uint8_t* p) { return load_signed(p); }
-CG_INLINE void store_16(uint8_t* p, Bytes16 a) { vst1q_u8(p, vreinterpretq_u8_s8(a)); }
-CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return low_nibbles(vreinterpretq_u8_s8(a)); }
-CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return high_nibbles(vreinterpretq_u8_s8(a)); }
-CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return a; }
-
-// The sums of four vectors.
-CG_INLINE void sum_four(const F v[4], float* out) {
-  float32x4_t halves[4];
-  for (int i = 0; i < 4; i++) halves[i] = vaddq_f32(v[i].low, v[i].high);
-  vst1q_f32(out, vpaddq_f32(vpaddq_f32(halves[0], halves[1]), vpaddq_f32(halves[2], halves[3])));
-}
-
-// v[i]'s word j becomes v[j]'s word i.
-CG_INLINE void transpose_words(float32x4_t v[4]) {
-  const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(v[0], v[1]));
-  const float64x2_t b = vreinterpretq_f64_f32(vtrn2q_f32(v[0], v[1]));
-  const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(v[2], v[3]));
-  const float64x2_t d = vreinterpretq_f64_f32(vtrn2q_f32(v[2], v[3]));
-  v[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
-  v[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
-  v[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
-  v[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
-}
-
-CG_INLINE void transpose_words(Bytes16 v[4]) {
-  float32x4_t words[4];
-  for (int i = 0; i < 4; i++) words[i] = vreinterpretq_f32_s8(v[i]);
-  transpose_words(words);
-  for (int i = 0; i < 4; i++) v[i] = vreinterpretq_s8_f32(words[i]);
-}
-
-// v[i]'s lane j becomes v[j]'s lane i.
-CG_INLINE void transpose(F v[8]) {
-  float32x4_t quarter[4][4];
-  for (int i = 0; i < 4; i++) {
-    quarter[0][i] = v[i].low;
-    quarter[1][i] = v[i].high;
-    quarter[2][i] = v[i + 4].low;
-    quarter[3][i] = v[i + 4].high;
-  }
-  for (auto& words : quarter) transpose_words(words);
-  for (int i = 0; i < 4; i++) {
-    v[i] = {quarter[0][i], quarter[2][i]};
-    v[i + 4] = {quarter[1][i], quarter[3][i]};
-  }
-}
-
-// Panels: vectors of rows.
-constexpr int kWideLanes = 8;
-constexpr int kPanelVectors = 1;
-constexpr int kPanelTokens = 4;
-constexpr int kFloatTokens = 8;
-// Attention: rows and vectors per step.
-constexpr int kScoreRows = 2;
-constexpr int kMixRows = 4;
-constexpr int kMixVectors = 2;
-
-using W = F;
-
-struct WideBytes {
-  int8x16_t low, high;
-};
-
-CG_INLINE W wide_zero() { return zero(); }
-CG_INLINE W wide_set1(float value) { return set1(value); }
-CG_INLINE W load_wide(const float* p) { return load(p); }
-CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
-CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return {load_signed(p), load_signed(p + 16)}; }
-
-CG_INLINE WideBytes broadcast_4(const int8_t* p) {
-  int32_t word;
-  memcpy(&word, p, sizeof word);
-  const int8x16_t words = vreinterpretq_s8_s32(vdupq_n_s32(word));
-  return {words, words};
-}
-
-// The products of a block's columns with one token.
-template <Format>
-struct Dots {
-  I sums;
-
-  CG_MEMBER void start(int32_t offset) { sums = {vdupq_n_s32(offset), vdupq_n_s32(offset)}; }
-  CG_MEMBER void add(WideBytes w, WideBytes x) {
-    sums = {add_products(sums.low, w.low, x.low), add_products(sums.high, w.high, x.high)};
-  }
-  CG_MEMBER W finish(int32_t) const { return to_float(sums); }
-};
 
 }  // namespace
 }  // namespace cg

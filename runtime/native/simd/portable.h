@@ -281,9 +281,11 @@ CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) {
   return r;
 }
 
-CG_INLINE WideBytes broadcast_4(const int8_t* p) {
+// Four columns of token t of T, for every row.
+template <int T>
+CG_INLINE WideBytes broadcast_4(const int8_t* p, int t) {
   WideBytes r;
-  for (int i = 0; i < kWideLanes; i++) memcpy(r.byte + 4 * i, p, 4);
+  for (int i = 0; i < kWideLanes; i++) memcpy(r.byte + 4 * i, p + 4 * t, 4);
   return r;
 }
 

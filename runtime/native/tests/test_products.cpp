@@ -51,6 +51,31 @@ void product(const cg::Kernels& kernels, Format format, bool int8, int64_t rows,
   }
 }
 
+// The largest integers of both signs in every place: sums that wrap or saturate in 16 bits would show.
+void extremes(const cg::Kernels& kernels, Format format, int64_t tokens) {
+  constexpr int64_t kCols = 288, kRows = 35;
+  cg::Context context(kernels, 1);
+  for (const int byte : {0x00, 0x77, 0x7f, 0x80, 0x88, 0xff}) {
+    for (const float sign : {1.0f, -1.0f}) {
+      test::Exact data(cg::bytes_of(format, kRows * kCols)), scales(kRows * kCols / 32 * 4);
+      test::Exact x(tokens * kCols * 4), y(tokens * kRows * 4);
+      std::memset(data.bytes(), byte, static_cast<size_t>(cg::bytes_of(format, kRows * kCols)));
+      for (int64_t i = 0; i < kRows * kCols / 32; i++) scales.floats()[i] = 1.0f;
+      for (int64_t i = 0; i < tokens * kCols; i++) x.floats()[i] = sign * 127.0f;
+      const cg::Output output{{data.bytes(), scales.bytes(), format, kRows, kCols}, y.floats()};
+      context.products({x.floats(), tokens, kCols, nullptr, 0, true}, &output, 1, nullptr);
+      const int both = (byte & 15) - 8 + (byte >> 4) - 8;
+      const int pair = format == Format::q4 ? both : 2 * static_cast<int8_t>(byte);
+      const auto expected = static_cast<float>(pair * kCols / 2) * sign * 127.0f;
+      for (int64_t i = 0; i < tokens * kRows; i++) {
+        CHECK(y.floats()[i] == expected, "%s %s %02x * %g, %lld tokens: %g, not %g", kernels.isa,
+              test::kFormatNames[static_cast<int>(format)], byte, sign, (long long)tokens, y.floats()[i],
+              expected);
+      }
+    }
+  }
+}
+
 // Norm, several matrices at once, residual, gate and up: against the single steps.
 void fused(const cg::Kernels& kernels, bool int8, int64_t tokens, int threads) {
   constexpr int64_t kCols = 288, kRows = 67;
@@ -104,6 +129,9 @@ int main() {
           for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}) {
             product(kernels, format, int8 != 0, 5, cols, tokens, static_cast<int>(cols + tokens) % 4, 1);
           }
+        }
+        if (int8) {
+          for (const int64_t tokens : {1, 17}) extremes(kernels, format, tokens);
         }
         product(kernels, format, int8 != 0, 131, 288, 33, 3, 4);
         product(kernels, format, int8 != 0, 1, 288, 1, 1, 2);
