@@ -3,6 +3,6 @@
 #define CG_ISA_NAME "portable"
 #include "kernels/kernels.h"
 //
-#include "simd/portable.h"
+#include "simd/portable_panels.h"
 //
 #include "kernels/table.inl"
