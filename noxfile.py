@@ -69,6 +69,12 @@ def native(session: nox.Session) -> None:
     _native_tests(session, Path("build") / "native-tests", "-DCG_SANITIZE=ON")
 
 
+@nox.session(name="native-tsan")
+def native_tsan(session: nox.Session) -> None:
+    """The same with the thread sanitizer: the team of threads, and the operations that run on it."""
+    _native_tests(session, Path("build") / "native-tsan-tests", "-DCG_SANITIZE=thread")
+
+
 @nox.session(name="native-arm")
 def native_arm(session: nox.Session) -> None:
     """The same for arm64 under emulation: NEON without and with dot products."""

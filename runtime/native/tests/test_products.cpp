@@ -1,6 +1,7 @@
 // Products of all formats: odd sizes, odd addresses, exact buffer ends, any number of tokens and threads.
 
 #include <algorithm>
+#include <thread>
 
 #include "check.h"
 #include "context.h"
@@ -76,6 +77,35 @@ void extremes(const cg::Kernels& kernels, Format format, int64_t tokens) {
   }
 }
 
+// Several threads that use one context get what one alone gets.
+void callers(const cg::Kernels& kernels, int64_t tokens) {
+  constexpr int64_t kCols = 288, kRows = 131;
+  constexpr size_t kCallers = 3;
+  cg::Context context(kernels, 3);
+  test::Stored weight(Format::q4, kRows, kCols, 1, 5);
+  test::Exact x(tokens * kCols * 4);
+  test::Random random(9);
+  for (int64_t i = 0; i < tokens * kCols; i++) x.floats()[i] = random.number();
+  std::vector<test::Exact> y;
+  for (size_t i = 0; i <= kCallers; i++) y.emplace_back(tokens * kRows * 4);
+  const auto call = [&](size_t i) {
+    const cg::Output output{weight.matrix, y[i].floats()};
+    context.products({x.floats(), tokens, kCols, nullptr, 0, true}, &output, 1, nullptr);
+  };
+  call(kCallers);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < kCallers; i++) {
+    threads.emplace_back([&call, i] {
+      for (int round = 0; round < 20; round++) call(i);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < kCallers; i++) {
+    const auto size = static_cast<size_t>(tokens * kRows * 4);
+    CHECK(std::memcmp(y[i].bytes(), y[kCallers].bytes(), size) == 0, "%s caller %zu", kernels.isa, i);
+  }
+}
+
 // Norm, several matrices at once, residual, gate and up: against the single steps.
 void fused(const cg::Kernels& kernels, bool int8, int64_t tokens, int threads) {
   constexpr int64_t kCols = 288, kRows = 67;
@@ -142,6 +172,7 @@ int main() {
       fused(kernels, false, tokens, 1);
       fused(kernels, true, tokens, 3);
     }
+    for (const int64_t tokens : {2, 33}) callers(kernels, tokens);
   });
   return test::report();
 }
