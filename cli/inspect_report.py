@@ -69,7 +69,10 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "backend": next(b.name for b in backends if b.available),
         "isa": ops_native.active_isa() if native else None,
-        "isas": [{"name": n, "supported": s} for n, s in ops_native.supported_isas()],
+        "isas": [
+            {"name": n, "supported": s, "failure": ops_native.isa_failure(n) if s else None}
+            for n, s in ops_native.supported_isas()
+        ],
         "backends": [asdict(b) for b in backends],
     }
 
@@ -148,8 +151,10 @@ def machine_lines(machine: Mapping[str, Any]) -> list[str]:
         mark = "*" if b["name"] == machine["backend"] else " "
         lines.append(f"{mark} {b['name']:<7} {'yes' if b['available'] else 'no ':<3}  {b['reason']}")
     if machine["isa"]:
-        usable = ", ".join(i["name"] for i in machine["isas"] if i["supported"])
+        isas = machine["isas"]
+        usable = ", ".join(i["name"] for i in isas if i["supported"] and not i["failure"])
         lines.append(f"instruction set {machine['isa']}; this build offers {usable} here")
+        lines += [f"{i['name']} failed its self-test: {i['failure']}" for i in isas if i["failure"]]
     return lines
 
 

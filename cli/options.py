@@ -101,10 +101,15 @@ def model_folder(model: str | None) -> Path:
 
 
 def tell_fallback(backend: BackendName) -> None:
-    """Say so when ``auto`` has to do without the compiled kernels: nobody should wonder why it is slow."""
+    """Say so when ``auto`` has to do without the compiled kernels, or without the fastest of them.
+
+    Nobody should wonder why it is slow, or trust a processor that computes wrong results.
+    """
     from cg.runtime.ops import available_backends
 
     best, *others = available_backends()
     if backend == "auto" and not best.available:
         taken = next(choice.name for choice in others if choice.available)
         output.note(f"note: {best.reason}; computing with {taken}, which is slow")
+    if backend in ("auto", "native") and best.warning:
+        output.warn(best.warning)

@@ -29,7 +29,14 @@ def isas() -> list[tuple[str, bool]]:
     """
 
 def best_isa() -> str:
-    """The best instruction set that this machine runs."""
+    """
+    The best instruction set that this machine runs and that passes its self-test.
+    """
+
+def isa_failure(isa: str) -> str | None:
+    """
+    What the kernels of a supported set get wrong here, or None; runs their self-test once.
+    """
 
 def encode_blocks(
     isa: str,

@@ -76,16 +76,15 @@ class BackendChoice:
     name: str
     available: bool
     reason: str
+    warning: str | None = None
+    """What is wrong although it can be used."""
 
 
 def available_backends() -> list[BackendChoice]:
     """The backends in order of preference, each with the reason why it can or cannot be used."""
-    from cg.runtime import ops_native
-
-    problem = ops_native.import_problem()
     torch_found = importlib.util.find_spec("torch") is not None
     return [
-        BackendChoice("native", problem is None, problem or f"compiled kernels, {ops_native.active_isa()}"),
+        _native_choice(),
         BackendChoice(
             "torch",
             torch_found,
@@ -95,6 +94,20 @@ def available_backends() -> list[BackendChoice]:
         ),
         BackendChoice("numpy", True, "always there, slow"),
     ]
+
+
+def _native_choice() -> BackendChoice:
+    from cg.runtime import instruction_sets, ops_native
+
+    problem = ops_native.import_problem()
+    if problem is not None:
+        return BackendChoice("native", False, problem)
+    active, refused = ops_native.active_isa(), ops_native.refused_isas()
+    reason = f"compiled kernels, {active}"
+    if not refused:
+        return BackendChoice("native", True, reason)
+    failed = instruction_sets.failed(refused)
+    return BackendChoice("native", True, f"{reason}; {failed}", f"{failed}; computing with {active}")
 
 
 def open_ops(

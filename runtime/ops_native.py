@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cg.runtime import instruction_sets
 from cg.runtime.cores import physical_cores
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.errors import BackendError, CheckpointError, UsageError
+from cg.runtime.instruction_sets import FORCE_ISA
 from cg.runtime.ops import Activations, Ids
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
@@ -26,11 +28,11 @@ __all__ = [
     "active_isa",
     "encode_blocks",
     "import_problem",
+    "isa_failure",
+    "refused_isas",
     "supported_isas",
 ]
 
-FORCE_ISA = "CG_FORCE_ISA"
-"""Environment variable that names the instruction set to use instead of the best one."""
 MAX_THREADS = 256
 
 _problem: str | None = None
@@ -53,10 +55,11 @@ def supported_isas() -> list[tuple[str, bool]]:
 
 
 def active_isa() -> str:
-    """The instruction set that new :class:`NativeOps` use: ``CG_FORCE_ISA``, or the best one.
+    """The instruction set that new :class:`NativeOps` use: ``CG_FORCE_ISA``, or the best that works.
 
     Raises:
-        BackendError: no compiled kernels, or ``CG_FORCE_ISA`` names a set that is unknown or unsupported.
+        BackendError: no compiled kernels, or ``CG_FORCE_ISA`` names a set that is unknown, unsupported or
+            fails its self-test.
     """
     if _problem:
         raise BackendError(_problem, hint="install a C++ compiler and reinstall cg, or use another backend")
@@ -64,13 +67,20 @@ def active_isa() -> str:
     return _check_isa(forced, f"{FORCE_ISA}={forced}") if forced else _native.best_isa()
 
 
+def isa_failure(isa: str) -> str | None:
+    """What the kernels of a supported set get wrong on this machine, or None; tests them when first asked."""
+    return _native.isa_failure(isa)
+
+
+def refused_isas() -> dict[str, str]:
+    """The better sets that :func:`active_isa` passed over, each with what failed in its self-test."""
+    if _problem or os.environ.get(FORCE_ISA):
+        return {}
+    return instruction_sets.refused(_native.best_isa(), supported_isas(), isa_failure)
+
+
 def _check_isa(isa: str, where: str) -> str:
-    known = dict(supported_isas())
-    if known.get(isa):
-        return isa
-    usable = ", ".join(name for name, supported in known.items() if supported)
-    reason = "this machine does not support it" if isa in known else "this build has no such instruction set"
-    raise BackendError(f"{where}: {reason}", hint=f"use one of {usable}")
+    return instruction_sets.check(isa, where, supported_isas(), isa_failure)
 
 
 class NativeOps:

@@ -59,3 +59,15 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     return home
+
+
+@pytest.fixture
+def failing_isa(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a better instruction set than portable, whose kernels fail their self-test."""
+    from cg.runtime import _native
+
+    monkeypatch.delenv("CG_FORCE_ISA", raising=False)
+    monkeypatch.setattr(_native, "isas", lambda: [("portable", True), ("avx9", True)])
+    monkeypatch.setattr(_native, "best_isa", lambda: "portable")
+    monkeypatch.setattr(_native, "isa_failure", {"avx9": "rotation"}.get)
+    return "avx9"

@@ -17,7 +17,7 @@ from cg.cli.bench_options import (
     numbers,
     sizes,
 )
-from cg.cli.options import ActivationsOption, BackendOption, JsonOption, model_folder
+from cg.cli.options import ActivationsOption, BackendOption, JsonOption, model_folder, tell_fallback
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def bench(
     if json and form not in ("table", "json"):
         raise UsageError(f"--json and --output {form} exclude each other")
     folder = model_folder(model)
+    tell_fallback(backend)
 
     from cg.cli import bench_text
     from cg.runtime.bench import bench_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cg.cli import output
-from cg.cli.options import JsonOption, OverwriteOption, ThreadsOption
+from cg.cli.options import JsonOption, OverwriteOption, ThreadsOption, tell_fallback
 from cg.cli.output import format_size
 from cg.runtime.hub import registry
 
@@ -72,6 +72,7 @@ def quantize(
     options = QuantizeOptions(
         kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads
     )
+    tell_fallback("native")  # whose encoder it is
     with output.progress() as bars:
         result = run(folder, target, options, _bar(bars))
     for message in result.notes:

@@ -53,7 +53,7 @@ cg::Input input(const Array<const float, 2>& x, const Norm& norm, float eps, boo
 }
 
 cg::Context* make_context(const std::string& isa, int threads) {
-  const cg::Kernels* kernels = isa.empty() ? &cg::best_kernels() : cg::find_kernels(isa);
+  const cg::Kernels* kernels = isa.empty() ? cg::best_choice().kernels : cg::find_kernels(isa);
   if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
   return new cg::Context(*kernels, threads);
 }
@@ -112,7 +112,7 @@ void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache val
 std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
                                                Bytes data, Array<uint8_t, 1> out_data,
                                                Array<float, 2> out_scales) {
-  const cg::Kernels* kernels = isa.empty() ? &cg::best_kernels() : cg::find_kernels(isa);
+  const cg::Kernels* kernels = isa.empty() ? cg::best_choice().kernels : cg::find_kernels(isa);
   if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
   cg::EncodeStats stats;
   nb::gil_scoped_release release;
@@ -132,6 +132,15 @@ std::vector<double> time_reads(int64_t size, int threads, int passes) {
   return cg::time_reads(static_cast<size_t>(size), threads, passes);
 }
 
+std::optional<std::string> isa_failure(const std::string& name) {
+  for (const cg::Isa& isa : cg::compiled_isas()) {
+    if (!isa.supported || name != isa.kernels->isa) continue;
+    const char* wrong = cg::failure_of(*isa.kernels);
+    return wrong == nullptr ? std::nullopt : std::optional<std::string>(wrong);
+  }
+  throw std::invalid_argument("instruction set not available: " + name);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -148,7 +157,10 @@ NB_MODULE(_native, m) {
   m.def("isas", &isas,
         "Instruction sets in this build, worst first, each with whether this machine runs it.");
   m.def(
-      "best_isa", [] { return cg::best_kernels().isa; }, "The best instruction set that this machine runs.");
+      "best_isa", [] { return cg::best_choice().kernels->isa; },
+      "The best instruction set that this machine runs and that passes its self-test.");
+  m.def("isa_failure", &isa_failure, "isa"_a,
+        "What the kernels of a supported set get wrong here, or None; runs their self-test once.");
   m.def("encode_blocks", &encode_blocks, "isa"_a, "target"_a, "source"_a, "data"_a.noconvert(),
         "out_data"_a.noconvert(), "out_scales"_a.noconvert(),
         "Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).");

@@ -1,6 +1,10 @@
 #include "dispatch.h"
 
 #include <cstdint>
+#include <map>
+#include <mutex>
+
+#include "self_test.h"
 
 #if defined(CG_X86) && defined(_MSC_VER)
 #include <immintrin.h>
@@ -114,17 +118,37 @@ const std::vector<Isa>& compiled_isas() {
   return isas;
 }
 
-const Kernels& best_kernels() {
-  const Kernels* best = &kernels_portable;
-  for (const Isa& isa : compiled_isas()) {
-    if (isa.supported) best = isa.kernels;
+const char* failure_of(const Kernels& kernels) {
+  static std::mutex mutex;
+  static std::map<const Kernels*, const char*> known;
+  if (&kernels == &kernels_portable) return nullptr;
+  std::lock_guard<std::mutex> lock(mutex);
+  const auto place = known.find(&kernels);
+  if (place != known.end()) return place->second;
+  return known[&kernels] = self_test(kernels);
+}
+
+Choice choose(const std::vector<Isa>& isas) {
+  Choice choice{&kernels_portable, {}};
+  for (auto isa = isas.rbegin(); isa != isas.rend(); ++isa) {
+    if (!isa->supported) continue;
+    if (failure_of(*isa->kernels) == nullptr) {
+      choice.kernels = isa->kernels;
+      break;
+    }
+    choice.refused.push_back(isa->kernels);
   }
-  return *best;
+  return choice;
+}
+
+const Choice& best_choice() {
+  static const Choice choice = choose(compiled_isas());
+  return choice;
 }
 
 const Kernels* find_kernels(std::string_view name) {
   for (const Isa& isa : compiled_isas()) {
-    if (isa.supported && name == isa.kernels->isa) return isa.kernels;
+    if (isa.supported && name == isa.kernels->isa && failure_of(*isa.kernels) == nullptr) return isa.kernels;
   }
   return nullptr;
 }

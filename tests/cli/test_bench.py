@@ -177,6 +177,12 @@ def test_mistakes_have_a_message_and_an_exit_code(args: tuple[str, ...], code: i
     assert result.stdout == ""
 
 
+def test_kernels_that_fail_their_self_test_are_told(failing_isa: str) -> None:
+    result = cg("demo", "-p", 2, "-n", 0, "-r", 1, "--json")
+    assert json.loads(result.stdout)["isa"] == "portable"
+    assert f"warning: {failing_isa} failed its self-test" in result.stderr
+
+
 def report(memory: Memory | None, tokenizer: float | None, *more: BenchResult) -> BenchReport:
     results = (
         BenchResult("pp10", 10, (0.5, 0.25), (2.0, 3.0), threads=4),

@@ -145,3 +145,19 @@ def test_doing_without_the_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.exit_code == 0
     assert result.stderr.startswith("note: compiled kernels are missing; computing with torch")
     assert cg("--prefix", "x", "--max-tokens", "1", "--backend", "numpy").stderr == ""
+
+
+def test_kernels_that_fail_their_self_test_are_told(failing_isa: str) -> None:
+    warning = f"warning: {failing_isa} failed its self-test (rotation); computing with portable\n"
+    for backend in ("auto", "native"):
+        result = cg("--prefix", "x", "--max-tokens", "1", "--backend", backend)
+        assert (result.exit_code, result.stderr) == (0, warning)
+    assert cg("--prefix", "x", "--max-tokens", "1", "--backend", "numpy").stderr == ""
+
+
+def test_an_override_that_names_them_is_refused(failing_isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CG_FORCE_ISA", failing_isa)
+    result = cg("--prefix", "x", "--max-tokens", "1")
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert f"error: CG_FORCE_ISA={failing_isa}: {failing_isa} failed its self-test" in result.stderr
+    assert "hint: use one of portable\n" in result.stderr

@@ -105,15 +105,29 @@ def test_active_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CG_FORCE_ISA", "portable")
         machine = as_json()["machine"]
         assert machine["isa"] == "portable"
-        assert {"name": "portable", "supported": True} in machine["isas"]
+        assert {"name": "portable", "supported": True, "failure": None} in machine["isas"]
         assert "instruction set portable" in inspect().stdout
     monkeypatch.setattr(ops_native, "import_problem", lambda: "no compiler was found")
     monkeypatch.setattr(ops_native, "supported_isas", list)
     machine = as_json()["machine"]
     assert machine["isa"] is None
     assert machine["backend"] != "native"
-    assert machine["backends"][0] == {"name": "native", "available": False, "reason": "no compiler was found"}
+    assert machine["backends"][0] == {
+        "name": "native",
+        "available": False,
+        "reason": "no compiler was found",
+        "warning": None,
+    }
     assert "native  no   no compiler was found" in inspect().stdout
+
+
+def test_instruction_sets_that_fail_their_self_test(failing_isa: str) -> None:
+    machine = as_json()["machine"]
+    assert machine["isa"] == "portable"
+    assert machine["isas"][1] == {"name": failing_isa, "supported": True, "failure": "rotation"}
+    text = inspect().stdout
+    assert "instruction set portable; this build offers portable here\n" in text
+    assert f"{failing_isa} failed its self-test: rotation\n" in text
 
 
 def test_reasons_are_those_of_the_library() -> None:

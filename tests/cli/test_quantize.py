@@ -169,3 +169,9 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     assert stdout == ""
     assert "interrupted" in stderr
     assert list(out.parent.iterdir()) == []
+
+
+def test_an_encoder_that_fails_its_self_test_is_told(failing_isa: str, golden: Path, tmp_path: Path) -> None:
+    result = quantize(golden / "gemma-mqa", tmp_path / "q4")
+    assert result.exit_code == 0
+    assert f"warning: {failing_isa} failed its self-test (rotation); computing with portable" in result.stderr

@@ -4,10 +4,11 @@
 
 int main(int argc, char** argv) {
   const std::vector<cg::Isa>& isas = cg::compiled_isas();
+  const cg::Kernels& best = *cg::best_choice().kernels;
   CHECK(isas[0].kernels == &cg::kernels_portable && isas[0].supported, "portable comes first");
   CHECK(cg::find_kernels("portable") == &cg::kernels_portable, "portable");
   CHECK(cg::find_kernels("") == nullptr && cg::find_kernels("sse9") == nullptr, "unknown names");
-  CHECK(cg::find_kernels(cg::best_kernels().isa) == &cg::best_kernels(), "%s", cg::best_kernels().isa);
+  CHECK(cg::find_kernels(best.isa) == &best, "%s", best.isa);
   for (const cg::Isa& isa : isas) {
     std::printf("%s: %s\n", isa.kernels->isa, isa.supported ? "usable" : "not supported");
     CHECK(cg::find_kernels(isa.kernels->isa) == (isa.supported ? isa.kernels : nullptr), "%s",
