@@ -39,7 +39,7 @@ struct Context::Team {
   std::mutex mutex;
   ThreadPool pool;
   std::vector<OfThread> of_thread;
-  Scratch floats, values[kBlockFormats], scales[kBlockFormats], offsets[kBlockFormats], partials, angles;
+  Scratch floats, quantized[kBlockFormats], partials, angles;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
@@ -86,7 +86,7 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
   Team& team = *team_;
   Prepared prepared{in.x, {}, in.tokens <= kFewTokens};
   const Layout layout = prepared.few ? Layout::rows : Layout::panels;
-  bool floats = false;
+  bool floats = false, quantized = false;
   for (int f = 0; f < kFormats; f++) {
     const bool quantize = in.int8 && is_blocked(static_cast<Format>(f));
     if (!formats[f]) continue;
@@ -94,14 +94,9 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
       floats = true;
       continue;
     }
-    QuantizedTokens& q = prepared.quantized[f];
-    q.blocks = in.cols / kBlock;
-    if (prepared.few) q.blocks = divide_up(q.blocks, kBlockGroup) * kBlockGroup;
-    const int64_t together = prepared.few ? 1 : kernels_.int8_tokens;
-    const int64_t room = divide_up(in.tokens, together) * together * q.blocks;
-    q.values = team.values[f].get<int8_t>(room * kBlock);
-    q.scales = team.scales[f].get<float>(room);
-    q.offsets = team.offsets[f].get<int32_t>(room);
+    const int64_t bytes = kernels_.quantized_bytes(layout, in.cols, in.tokens);
+    prepared.quantized[f] = {team.quantized[f].get<std::byte>(bytes), in.tokens};
+    quantized = true;
   }
   const int64_t unit = floats && !prepared.few ? kernels_.float_tokens : 1,
                 units = divide_up(in.tokens, unit);
@@ -109,8 +104,7 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
   if (floats && (in.norm != nullptr || !prepared.few)) {
     prepared.x = all = team.floats.get<float>(units * unit * in.cols);
   }
-  const bool quantize = prepared.quantized[0].values != nullptr || prepared.quantized[1].values != nullptr;
-  if (all == nullptr && !quantize) return prepared;
+  if (all == nullptr && !quantized) return prepared;
   team.split(units, in.tokens * in.cols, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t first = begin * unit; first < std::min(end * unit, in.tokens); first += unit) {
       const int64_t last = std::min(first + unit, in.tokens);
@@ -126,7 +120,7 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
         if (in.norm != nullptr) x[t - first] = normalize(in, t, rows + (t - first) * in.cols);
         for (int f = 0; f < kBlockFormats; f++) {
           const QuantizedTokens& q = prepared.quantized[f];
-          if (q.values != nullptr)
+          if (q.data != nullptr)
             kernels_.quantize_token(static_cast<Format>(f), layout, x[t - first], in.cols, q, t);
         }
       }

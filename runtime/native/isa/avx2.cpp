@@ -3,7 +3,7 @@
 #define CG_ISA_NAME "avx2"
 #include "kernels/kernels.h"
 #if defined(CG_X86)
-#include "simd/avx2.h"
+#include "simd/avx2_panels.h"
 //
 #include "kernels/table.inl"
 #endif

@@ -5,7 +5,7 @@
 #define CG_AVXVNNI 1
 #include "kernels/kernels.h"
 #if defined(CG_X86) && defined(CG_HAVE_AVXVNNI)
-#include "simd/avx2.h"
+#include "simd/avx2_panels.h"
 //
 #include "kernels/table.inl"
 #endif

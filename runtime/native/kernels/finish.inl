@@ -5,7 +5,7 @@ namespace {
 
 // How far ahead row products ask for weights: enough to keep one core's share of the memory bandwidth busy.
 // They ask for them into the second cache: the first one is for the activations.
-constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kPrefetchBytes = 8192;
 
 CG_INLINE int64_t place_of(const ProductArgs& args, int64_t token, int64_t row) {
   return token * args.y_stride + row - args.first_row;

@@ -46,17 +46,10 @@ struct Matrix {
 // How prepared activations lie: as the row products want them, or the panel products.
 enum class Layout : int { rows = 0, panels = 1 };
 
-// Activations as int8 blocks, `blocks` per token. A block with NaN or infinity has scale NaN. `offsets` turn
-// products with the unsigned bytes that the kernels multiply into products with the weights, exactly.
-// Rows: a multiple of kBlockGroup blocks, what pads is zero; the bytes of a block lie as its weights do (Q4:
-// two blocks interleaved in halves, b0[0:16] b1[0:16] b0[16:32] b1[16:32]), scales and offsets of a group as
-// the lanes of its sums. Panels: just the blocks, in the order of PanelOrder, of panel_tokens tokens
-// together: [tokens / panel_tokens, blocks, 8, panel_tokens, 4 columns], scales and offsets likewise.
+// Activations as int8 blocks, laid out by quantize_token. A block with NaN or infinity has scale NaN.
 struct QuantizedTokens {
-  int8_t* values;    // [tokens, blocks * 32]
-  float* scales;     // [tokens, blocks]
-  int32_t* offsets;  // [tokens, blocks]
-  int64_t blocks;
+  void* data;  // quantized_bytes(layout, cols, tokens), aligned to a cache line
+  int64_t tokens;
 };
 
 // y[tokens, rows] = x[tokens, cols] times the transposed matrix, plus `residual` where there is one.
@@ -103,8 +96,7 @@ struct EncodeStats {
 struct Kernels {
   const char* isa;
   int64_t panel_rows;    // ranges of a panel product should begin at a multiple of it
-  int64_t int8_tokens;   // activations for panels need room for a multiple of it
-  int64_t float_tokens;  // likewise
+  int64_t float_tokens;  // activations as floats for panels need room for a multiple of it
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];
   // What a panel product needs per thread, aligned to a cache line.
@@ -113,7 +105,8 @@ struct Kernels {
   // The floats of at most float_tokens tokens side by side, [cols, float_tokens], as panel products want
   // them.
   void (*spread_tokens)(const float* const* x, int64_t tokens, int64_t cols, float* out);
-  // One token's `cols` floats to row `token` of `out`, for weights of `format`.
+  int64_t (*quantized_bytes)(Layout layout, int64_t cols, int64_t tokens);
+  // One token's `cols` floats to token `token` of `out`, for weights of `format`.
   void (*quantize_token)(Format format, Layout layout, const float* x, int64_t cols,
                          const QuantizedTokens& out, int64_t token);
   // One row of a matrix, dequantized, times `scale`.

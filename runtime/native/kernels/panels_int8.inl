@@ -32,21 +32,48 @@ int64_t int8_scratch_bytes(int64_t cols, int64_t) {
   return panels_together(cols / kBlock) * int8_panel_bytes(cols / kBlock);
 }
 
-// Four rows of a stored block to their places in the panel.
+// 32 stored bytes of four rows to their places in the panel: two blocks of Q4, or one of I8.
 template <Format format>
-CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t* out) {
-  for (int half = 0; half < 2; half++) {
-    Bytes16 v[4];
-    for (int r = 0; r < 4; r++) {
-      if constexpr (format == Format::q4) {
-        const Bytes16 packed = load_16(rows[r] + offset);
-        v[r] = half == 0 ? low_nibbles(packed) : high_nibbles(packed);
-      } else {
-        v[r] = to_panel_i8(load_16(rows[r] + offset + 16 * half));
-      }
-    }
+CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t* first, uint8_t* second) {
+  Bytes32 stored[4], v[4];
+  for (int r = 0; r < 4; r++) stored[r] = load_32(rows[r] + offset);
+  if constexpr (format == Format::q4) {
+    for (int r = 0; r < 4; r++) v[r] = low_nibbles(stored[r]);
     transpose_words(v);
-    for (int i = 0; i < 4; i++) store_16(out + (half * 4 + i) * kStep, v[i]);
+    for (int i = 0; i < 4; i++) store_halves(first + i * kStep, second + i * kStep, v[i]);
+    for (int r = 0; r < 4; r++) v[r] = high_nibbles(stored[r]);
+    first += 4 * kStep;
+    second += 4 * kStep;
+  } else {
+    for (int r = 0; r < 4; r++) v[r] = to_panel_i8(stored[r]);
+  }
+  transpose_words(v);
+  for (int i = 0; i < 4; i++) store_halves(first + i * kStep, second + i * kStep, v[i]);
+}
+
+// `count` blocks of four rows, at most four. Of an odd number of Q4 blocks the last one is copied first:
+// nothing past the row's end is read.
+template <Format format>
+CG_INLINE void unpack_blocks(const uint8_t* const rows[4], int64_t block, int64_t count,
+                             const int64_t* places, uint8_t* out) {
+  if constexpr (format == Format::q4) {
+    for (int64_t i = 0; i + 2 <= count; i += 2) {
+      unpack_four<format>(rows, bytes_of(format, (block + i) * kBlock), out + places[i] * kPanelBlock,
+                          out + places[i + 1] * kPanelBlock);
+    }
+    if (count % 2 == 0) return;
+    uint8_t rest[4][32] = {}, unused[kPanelBlock];
+    const uint8_t* copies[4];
+    for (int r = 0; r < 4; r++) {
+      memcpy(rest[r], rows[r] + bytes_of(format, (block + count - 1) * kBlock), 16);
+      copies[r] = rest[r];
+    }
+    unpack_four<format>(copies, 0, out + places[count - 1] * kPanelBlock, unused);
+  } else {
+    for (int64_t i = 0; i < count; i++) {
+      uint8_t* first = out + places[i] * kPanelBlock;
+      unpack_four<format>(rows, (block + i) * kBlock, first, first + 4 * kStep);
+    }
   }
 }
 
@@ -88,8 +115,7 @@ void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel
         if (first % 16 == 0) prefetch_far(scales[i] + first * 4 + kPanelRows * row_scales);
       }
       unpack_scales(scales, first, count, places, panel.scales + r);
-      for (int64_t i = 0; i < count; i++)
-        unpack_four<format>(data, (first + i) * block_bytes, panel.bytes + places[i] * kPanelBlock + r * 4);
+      unpack_blocks<format>(data, first, count, places, panel.bytes + r * 4);
     }
   }
 }
@@ -119,8 +145,9 @@ CG_INLINE bool join(int segment, const Levels& levels, W* sums) {
 template <Format format, int T>
 void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrder& order, int first, int last,
                 int64_t token) {
-  const QuantizedTokens& q = args.quantized;
-  const int64_t tile = token / kPanelTokens * q.blocks, place = token % kPanelTokens;
+  const int64_t blocks = args.weight.cols / kBlock, place = token % kPanelTokens;
+  const TokenBlock* tile =
+      static_cast<const TokenBlock*>(args.quantized.data) + token / kPanelTokens * blocks;
   float own[kLevels * T * kPanelRows];
   const bool whole = first == 0 && last == kBlockGroup;
   const Levels levels = whole ? Levels{own, T * kPanelRows}
@@ -130,11 +157,10 @@ void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrde
     for (W& v : sums) v = wide_zero();
     const uint8_t* w = panel.bytes + order.start[s] * kPanelBlock;
     const float* w_scales = panel.scales + order.start[s] * kPanelRows;
-    const int64_t at = (tile + order.start[s]) * kPanelTokens;
-    const int8_t* x = q.values + at * kBlock + place * 4;
-    const float* x_scales = q.scales + at + place;
-    const int32_t* offsets = q.offsets + at + place;
     for (int64_t b = order.start[s]; b < order.start[s + 1]; b++) {
+      const int8_t* x = tile[b].values + place * 4;
+      const float* x_scales = tile[b].scales + place;
+      const int32_t* offsets = tile[b].offsets + place;
       Dots<format> dots[T * kPanelVectors];
       for (int t = 0; t < T; t++) {
         for (int p = 0; p < kPanelVectors; p++) dots[t * kPanelVectors + p].start(offsets[t]);
@@ -159,9 +185,6 @@ void panel_tile(const ProductArgs& args, const Int8Panel& panel, const PanelOrde
       }
       w += kPanelBlock;
       w_scales += kPanelRows;
-      x += kPanelTokens * kBlock;
-      x_scales += kPanelTokens;
-      offsets += kPanelTokens;
     }
     if (!join<T>(s, levels, sums)) continue;
     for (int i = 0; i < T * kPanelVectors; i++) put(args, panel.row, panel.count, token, i, sums[i]);

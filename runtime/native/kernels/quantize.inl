@@ -3,6 +3,32 @@
 namespace cg {
 namespace {
 
+// A token's group of blocks, as row products want it: values as its weights lie (Q4: two blocks interleaved
+// in halves, b0[0:16] b1[0:16] b0[16:32] b1[16:32]), scales and offsets as the lanes of its sums. `offsets`
+// turn products with the unsigned bytes that the kernels multiply into products with the weights, exactly.
+// All tokens of a group lie together, [groups, tokens]: at any other distance they would get into each
+// other's way in the cache. What pads the last group is zero.
+struct TokenGroup {
+  int8_t values[kBlockGroup * kBlock];
+  float scales[kBlockGroup];
+  int32_t offsets[kBlockGroup];
+};
+
+// A block of kPanelTokens tokens, as panel products want it: [tokens / kPanelTokens, blocks], the blocks in
+// the order of PanelOrder. `values` are [8, kPanelTokens, 4 columns].
+struct TokenBlock {
+  int8_t values[kBlock * kPanelTokens];
+  float scales[kPanelTokens];
+  int32_t offsets[kPanelTokens];
+};
+
+int64_t quantized_bytes(Layout layout, int64_t cols, int64_t tokens) {
+  const int64_t blocks = cols / kBlock;
+  if (layout == Layout::rows)
+    return (blocks + kBlockGroup - 1) / kBlockGroup * tokens * (int64_t)sizeof(TokenGroup);
+  return (tokens + kPanelTokens - 1) / kPanelTokens * blocks * (int64_t)sizeof(TokenBlock);
+}
+
 // Which block of a group the lanes of a row product's sums have.
 CG_INLINE const int* lane_order(Format format) { return format == Format::q4 ? kQ4Order : kI8Order; }
 
@@ -34,33 +60,33 @@ void quantize_token(Format format, Layout layout, const float* x, int64_t cols, 
   const int64_t blocks = cols / kBlock;
   if (layout == Layout::panels) {
     const PanelOrder order(lane_order(format), blocks);
-    const int64_t tile = token / kPanelTokens, place = token % kPanelTokens;
+    const int64_t place = token % kPanelTokens;
+    TokenBlock* tile = static_cast<TokenBlock*>(out.data) + token / kPanelTokens * blocks;
     for (int64_t b = 0; b < blocks; b++) {
-      const int64_t at = tile * blocks + order.position(b), one = at * kPanelTokens + place;
+      TokenBlock& one = tile[order.position(b)];
       int8_t block[kBlock];
-      out.offsets[one] = -zero_point * quantize_block(x + b * kBlock, block, out.scales + one);
-      spread_block(block, out.values + at * kPanelTokens * kBlock + place * 4);
+      one.offsets[place] = -zero_point * quantize_block(x + b * kBlock, block, one.scales + place);
+      spread_block(block, one.values + place * 4);
     }
     return;
   }
-  int8_t* values = out.values + token * out.blocks * kBlock;
-  float* scales = out.scales + token * out.blocks;
-  int32_t* offsets = out.offsets + token * out.blocks;
   int lanes[kBlockGroup];
   for (int lane = 0; lane < kBlockGroup; lane++) lanes[lane_order(format)[lane]] = lane;
-  for (int64_t b = 0; b < out.blocks; b++) {
-    int8_t block[kBlock] = {};
-    float scale = 0.0f;
-    const int32_t total = b < blocks ? quantize_block(x + b * kBlock, block, &scale) : 0;
-    const int64_t at = b / kBlockGroup * kBlockGroup + lanes[b % kBlockGroup];
-    scales[at] = scale;
-    offsets[at] = -zero_point * total;
-    if (format == Format::q4) {
-      int8_t* pair = values + b / 2 * 2 * kBlock + b % 2 * 16;
-      memcpy(pair, block, 16);
-      memcpy(pair + kBlock, block + 16, 16);
-    } else {
-      memcpy(values + b * kBlock, block, kBlock);
+  for (int64_t first = 0; first < blocks; first += kBlockGroup) {
+    TokenGroup& group = static_cast<TokenGroup*>(out.data)[first / kBlockGroup * out.tokens + token];
+    for (int64_t i = 0; i < kBlockGroup; i++) {
+      int8_t block[kBlock] = {};
+      float scale = 0.0f;
+      const int32_t total = first + i < blocks ? quantize_block(x + (first + i) * kBlock, block, &scale) : 0;
+      group.scales[lanes[i]] = scale;
+      group.offsets[lanes[i]] = -zero_point * total;
+      if (format == Format::q4) {
+        int8_t* pair = group.values + i / 2 * 2 * kBlock + i % 2 * 16;
+        memcpy(pair, block, 16);
+        memcpy(pair + kBlock, block + 16, 16);
+      } else {
+        memcpy(group.values + i * kBlock, block, kBlock);
+      }
     }
   }
 }

@@ -5,24 +5,28 @@ namespace cg {
 namespace {
 
 // Long rows are taken in pieces, a tile of rows at a time, so that the activations of a piece stay in the
-// first cache: as many groups times tokens as that.
-constexpr int64_t kPieceGroups = 48;
-constexpr int64_t kWholeGroups = 64;
+// first cache: as many groups times tokens as that. Rows that are little longer stay whole.
+constexpr int64_t kPieceGroups = 64;
+constexpr int64_t kWholeGroups = 128;
 constexpr int64_t kTileRows = 16;
 constexpr int kRowTokens = 8;
-constexpr int64_t kLead = kPrefetchBytes / 128;  // groups of Q4
+// How far ahead weights are asked for, in groups of Q4; of pieces, half of that was best.
+constexpr int64_t kLead = kPrefetchBytes / 128;
+constexpr int64_t kPieceLead = kLead / 2;
 
-// Eight blocks with T tokens.
+// Eight blocks with T tokens, which lie next to each other.
 template <Format format, int T>
-CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const QuantizedTokens& q, int64_t token,
-                         int64_t block, F* sums) {
+CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const TokenGroup* x, F* sums) {
   const auto group = load_group<format>(w);
   const F w_scale = in_lane_order<format>(load_f32(w_scales));
   for (int t = 0; t < T; t++) {
-    const int64_t at = (token + t) * q.blocks + block;
-    const I products = add(dot(group, q.values + at * kBlock), load_ints(q.offsets + at));
-    sums[t] = fma(mul(to_float(products), w_scale), load(q.scales + at), sums[t]);
+    const I products = add(dot(group, x[t].values), load_ints(x[t].offsets));
+    sums[t] = fma(mul(to_float(products), w_scale), load(x[t].scales), sums[t]);
   }
+}
+
+CG_INLINE const TokenGroup* group_of(const ProductArgs& args, int64_t token, int64_t group) {
+  return static_cast<const TokenGroup*>(args.quantized.data) + group * args.quantized.tokens + token;
 }
 
 // The blocks from `begin` on, less than a group, from a padded copy: nothing past the row's end is read.
@@ -33,25 +37,24 @@ CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int
   memcpy(rest, args.weight.data + bytes_of(format, at * kBlock),
          (size_t)bytes_of(format, (blocks - begin) * kBlock));
   memcpy(rest_scales, args.weight.scales + at * 4, (size_t)(blocks - begin) * 4);
-  add_group<format, T>(rest, rest_scales, args.quantized, token, begin, sums);
+  add_group<format, T>(rest, rest_scales, group_of(args, token, begin / kBlockGroup), sums);
 }
 
-// A row's groups [first, last); after group `last - lead` weights are asked for from `next` on.
+// A row's groups [first, last); the weights `ahead` blocks from each are asked for.
 template <Format format, int T>
 CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, int64_t first, int64_t last,
-                          int64_t lead, int64_t next, F* sums) {
+                          int64_t ahead, F* sums) {
   constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock), kGroupScales = kBlockGroup * 4;
-  const int64_t groups = row * (args.weight.cols / kBlock);  // in blocks: rows need not be whole groups
-  const uint8_t* data = args.weight.data + groups * bytes_of(format, kBlock);
-  const uint8_t* scales = args.weight.scales + groups * 4;
+  const int64_t block = row * (args.weight.cols / kBlock) + first * kBlockGroup;
+  const uint8_t* data = args.weight.data + bytes_of(format, block * kBlock);
+  const uint8_t* scales = args.weight.scales + block * 4;
+  const int64_t far = bytes_of(format, ahead * kBlock), far_scales = ahead * 4;
   for (int64_t g = first; g < last; g++) {
-    const int64_t blocks =
-        g + lead < last ? (g + lead) * kBlockGroup : next + (g + lead - last) * kBlockGroup;
-    for (int64_t line = 0; line < kGroupBytes; line += 64)
-      prefetch_far(data + bytes_of(format, blocks * kBlock) + line);
-    prefetch_far(scales + blocks * 4);
-    add_group<format, T>(data + g * kGroupBytes, scales + g * kGroupScales, args.quantized, token,
-                         g * kBlockGroup, sums);
+    for (int64_t line = 0; line < kGroupBytes; line += 64) prefetch_far(data + far + line);
+    prefetch_far(scales + far_scales);
+    add_group<format, T>(data, scales, group_of(args, token, g), sums);
+    data += kGroupBytes;
+    scales += kGroupScales;
   }
 }
 
@@ -61,20 +64,18 @@ CG_INLINE void row_tile(const ProductArgs& args, int64_t begin, int64_t end, int
   const int64_t blocks = args.weight.cols / kBlock, groups = blocks / kBlockGroup;
   const bool whole = groups * T <= kWholeGroups;
   const int64_t piece = whole ? groups + 1 : kPieceGroups / T;
+  const int64_t lead = kPieceLead / piece;  // in rows
   F sums[kTileRows * T];
   for (int64_t first = 0; first <= groups; first += piece) {
     const int64_t last = first + piece < groups ? first + piece : groups;
     for (int64_t row = begin; row < end; row++) {
       F own[T];
       for (int t = 0; t < T; t++) own[t] = first == 0 ? zero() : sums[(row - begin) * T + t];
-      if (whole) {
-        add_groups<format, T>(args, row, token, 0, groups, groups + kLead, kLead * kBlockGroup, own);
-      } else {
-        // The next piece is this one of the next row, or the next one of the tile's first row.
-        const int64_t next =
-            row + 1 < end ? blocks + first * kBlockGroup : (begin - row) * blocks + last * kBlockGroup;
-        add_groups<format, T>(args, row, token, first, last, piece < kLead ? piece : kLead, next, own);
-      }
+      // Pieces: of a row further down in the tile, or the next ones of its first rows.
+      const int64_t ahead = whole              ? kLead * kBlockGroup
+                            : row + lead < end ? lead * blocks
+                                               : (begin - end + lead) * blocks + piece * kBlockGroup;
+      add_groups<format, T>(args, row, token, first, last, ahead, own);
       if (last < groups) {
         for (int t = 0; t < T; t++) sums[(row - begin) * T + t] = own[t];
       } else {

@@ -25,7 +25,6 @@ namespace cg {
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
     kPanels * kPanelRows,
-    kPanelTokens,
     kFloatTokens,
     {{rows_f32<Format::q4>, panels_f32<Format::q4>},
      {rows_f32<Format::i8>, panels_f32<Format::i8>},
@@ -36,6 +35,7 @@ const Kernels CG_JOIN(kernels_, CG_ISA) = {
     f32_scratch_bytes,
     int8_scratch_bytes,
     spread_tokens,
+    quantized_bytes,
     quantize_token,
     embed,
     sum_of_squares,

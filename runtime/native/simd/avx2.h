@@ -143,18 +143,23 @@ struct Q4Group {
 
 CG_INLINE I dot(const Q4Group& w, const int8_t* x) {
   I v[4];
-  for (int i = 0; i < 4; i++) {
-    const __m256i first = load_bytes(x + 64 * i), second = load_bytes(x + 64 * i + 32);
 #if defined(CG_VNNI)
-    v[i] = add_products(add_products(_mm256_setzero_si256(), w.low[i], first), w.high[i], second);
-#else
-    // 4 * 15 * 127 fits 16 bits, so the two halves can be added there.
-    const __m256i pairs =
-        _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], first), _mm256_maddubs_epi16(w.high[i], second));
-    v[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#endif
+  for (int i = 0; i < 4; i++) {
+    v[i] = add_products(_mm256_setzero_si256(), w.low[i], load_bytes(x + 64 * i));
+    v[i] = add_products(v[i], w.high[i], load_bytes(x + 64 * i + 32));
   }
   return sum_fours(v);
+#else
+  // All of a block fits 16 bits but for its last sum: 16 * 15 * 127.
+  for (int i = 0; i < 4; i++) {
+    v[i] = _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], load_bytes(x + 64 * i)),
+                            _mm256_maddubs_epi16(w.high[i], load_bytes(x + 64 * i + 32)));
+  }
+  const I a = _mm256_add_epi16(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+  const I b = _mm256_add_epi16(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+  const I c = _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  return _mm256_madd_epi16(c, _mm256_set1_epi16(1));
+#endif
 }
 
 struct I8Group {
@@ -196,14 +201,20 @@ CG_INLINE auto load_group(const uint8_t* p) {
   }
 }
 
-// Unpacking panels: sixteen bytes at a time.
+// Unpacking panels: sixteen bytes at a time, or twice sixteen.
 using Bytes16 = __m128i;
+using Bytes32 = __m256i;
 
 CG_INLINE Bytes16 load_16(const uint8_t* p) { return load_half_bytes(p); }
 CG_INLINE void store_16(uint8_t* p, Bytes16 a) { _mm_storeu_si128((__m128i*)p, a); }
-CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return _mm_and_si128(a, _mm_set1_epi8(15)); }
-CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return _mm_and_si128(_mm_srli_epi16(a, 4), _mm_set1_epi8(15)); }
-CG_INLINE Bytes16 to_panel_i8(Bytes16 a) { return _mm_xor_si128(a, _mm_set1_epi8((char)kI8ZeroPoint)); }
+CG_INLINE Bytes32 load_32(const uint8_t* p) { return load_bytes(p); }
+CG_INLINE void store_halves(uint8_t* low, uint8_t* high, Bytes32 a) {
+  store_16(low, _mm256_castsi256_si128(a));
+  store_16(high, _mm256_extracti128_si256(a, 1));
+}
+CG_INLINE Bytes32 low_nibbles(Bytes32 a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+CG_INLINE Bytes32 high_nibbles(Bytes32 a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
+CG_INLINE Bytes32 to_panel_i8(Bytes32 a) { return _mm256_xor_si256(a, _mm256_set1_epi8((char)kI8ZeroPoint)); }
 
 // v[i]'s word j becomes v[j]'s word i.
 CG_INLINE void transpose_words(Bytes16 v[4]) {
@@ -213,6 +224,16 @@ CG_INLINE void transpose_words(Bytes16 v[4]) {
   v[1] = _mm_unpackhi_epi64(a, b);
   v[2] = _mm_unpacklo_epi64(c, d);
   v[3] = _mm_unpackhi_epi64(c, d);
+}
+
+// The same within each half.
+CG_INLINE void transpose_words(Bytes32 v[4]) {
+  const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpacklo_epi32(v[2], v[3]);
+  const __m256i c = _mm256_unpackhi_epi32(v[0], v[1]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm256_unpacklo_epi64(a, b);
+  v[1] = _mm256_unpackhi_epi64(a, b);
+  v[2] = _mm256_unpacklo_epi64(c, d);
+  v[3] = _mm256_unpackhi_epi64(c, d);
 }
 
 // The sums of four vectors.
@@ -241,60 +262,6 @@ CG_INLINE void transpose(F v[8]) {
     v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
   }
 }
-
-#if !defined(CG_WIDE_512)
-// Panels: vectors of rows.
-constexpr int kWideLanes = 8;
-constexpr int kPanelVectors = 2;
-constexpr int kPanelTokens = 4;
-constexpr int kFloatTokens = 5;
-// Attention: rows and vectors per step.
-constexpr int kScoreRows = 2;
-constexpr int kMixRows = 4;
-constexpr int kMixVectors = 2;
-
-using W = F;
-using WideBytes = __m256i;
-
-CG_INLINE W wide_zero() { return zero(); }
-CG_INLINE W wide_set1(float value) { return set1(value); }
-CG_INLINE W load_wide(const float* p) { return load(p); }
-CG_INLINE W load_wide_half(const uint8_t* p) { return load_f16(p); }
-CG_INLINE WideBytes load_wide_bytes(const uint8_t* p) { return load_bytes(p); }
-
-template <int>
-CG_INLINE WideBytes broadcast_4(const int8_t* p, int t) {
-  int32_t word;
-  memcpy(&word, p + 4 * t, sizeof word);
-  return _mm256_set1_epi32(word);
-}
-
-// The products of a block's columns with one token.
-template <Format format>
-struct Dots {
-  I sums;
-
-#if defined(CG_VNNI)
-  CG_MEMBER void start(int32_t offset) { sums = _mm256_set1_epi32(offset); }
-  CG_MEMBER void add(WideBytes w, WideBytes x) { sums = add_products(sums, w, x); }
-  CG_MEMBER W finish(int32_t) const { return to_float(sums); }
-#else
-  CG_MEMBER void start(int32_t) { sums = _mm256_setzero_si256(); }
-  CG_MEMBER void add(WideBytes w, WideBytes x) {
-    if constexpr (format == Format::q4) {  // all of a block fits 16 bits: 16 * 15 * 127
-      sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x));
-    } else {
-      sums = add_products(sums, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    }
-  }
-  CG_MEMBER W finish(int32_t offset) const {
-    I products = sums;
-    if constexpr (format == Format::q4) products = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
-    return to_float(cg::add(products, _mm256_set1_epi32(offset)));
-  }
-#endif
-};
-#endif
 
 }  // namespace
 }  // namespace cg

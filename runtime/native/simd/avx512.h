@@ -1,7 +1,6 @@
 // Panels in AVX-512 registers: sixteen rows a vector. Goes with simd/avx2.h, which has everything else.
 #pragma once
 
-#define CG_WIDE_512 1
 #include "simd/avx2.h"
 
 namespace cg {
