@@ -19,10 +19,9 @@ template <Format format, int T>
 CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const TokenGroup* x, F* sums) {
   const auto group = load_group<format>(w);
   const F w_scale = in_lane_order<format>(load_f32(w_scales));
-  for (int t = 0; t < T; t++) {
-    const I products = add(dot(group, x[t].values), load_ints(x[t].offsets));
-    sums[t] = fma(mul(to_float(products), w_scale), load(x[t].scales), sums[t]);
-  }
+  I products[T];
+  for (int t = 0; t < T; t++) products[t] = add(dot(group, x[t].values), load_ints(x[t].offsets));
+  for (int t = 0; t < T; t++) sums[t] = fma(mul(to_float(products[t]), w_scale), load(x[t].scales), sums[t]);
 }
 
 CG_INLINE const TokenGroup* group_of(const ProductArgs& args, int64_t token, int64_t group) {
