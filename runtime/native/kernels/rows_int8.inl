@@ -48,12 +48,14 @@ CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, i
   const uint8_t* data = args.weight.data + bytes_of(format, block * kBlock);
   const uint8_t* scales = args.weight.scales + block * 4;
   const int64_t far = bytes_of(format, ahead * kBlock), far_scales = ahead * 4;
+  const TokenGroup* x = group_of(args, token, first);
   for (int64_t g = first; g < last; g++) {
     for (int64_t line = 0; line < kGroupBytes; line += 64) prefetch_far(data + far + line);
     prefetch_far(scales + far_scales);
-    add_group<format, T>(data, scales, group_of(args, token, g), sums);
+    add_group<format, T>(data, scales, x, sums);
     data += kGroupBytes;
     scales += kGroupScales;
+    x += args.quantized.tokens;
   }
 }
 
