@@ -29,7 +29,7 @@ class Bandwidth:
 
     threads: int
     buffer_bytes: int
-    """Read by all threads together in one pass: a private buffer on pages of the ordinary size."""
+    """Read by all threads together in one pass: a private buffer, on huge pages where the system has them."""
     passes: tuple[float, ...]
     """Bytes per second of each pass, in the order of time."""
 

@@ -13,7 +13,7 @@
 namespace cg {
 namespace {
 
-constexpr size_t kPage = 4096;
+constexpr size_t kHugePage = 2 << 20;
 // A thread takes the next piece when it is done with one: a core that others use as well does not hold up
 // the rest. 2 MiB, so that taking them costs nothing.
 constexpr int64_t kPieceWords = 1 << 18;
@@ -66,13 +66,13 @@ void share_out(int64_t n, int threads, F f) {
 }  // namespace
 
 ReadBuffer::ReadBuffer(size_t size, int threads)
-    : memory_(new std::byte[size + kPage]), words_(static_cast<int64_t>(size / sizeof(uint64_t))) {
+    : memory_(new std::byte[size + kHugePage]), words_(static_cast<int64_t>(size / sizeof(uint64_t))) {
   void* start = memory_.get();
-  size_t space = size + kPage;
-  first_ = static_cast<uint64_t*>(std::align(kPage, size, start, space));
-#if defined(__linux__) && defined(MADV_NOHUGEPAGE)
-  // It fails where the system has no huge pages, and then there is nothing to ask for.
-  (void)madvise(first_, size, MADV_NOHUGEPAGE);
+  size_t space = size + kHugePage;
+  first_ = static_cast<uint64_t*>(std::align(kHugePage, size, start, space));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  // It fails where the system has no huge pages, and then small ones are the best there is.
+  (void)madvise(first_, size, MADV_HUGEPAGE);
 #endif
   share_out(words_, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) first_[i] = static_cast<uint64_t>(i);

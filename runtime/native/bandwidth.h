@@ -8,7 +8,7 @@
 
 namespace cg {
 
-// A private buffer whose word i holds i, on pages of the ordinary size: a mapped file has no others.
+// A private buffer whose word i holds i, on huge pages where the system has them: files are mapped so too.
 class ReadBuffer {
  public:
   // Of `size` bytes, a multiple of 8. Throws std::bad_alloc, and std::system_error if a thread is refused.
