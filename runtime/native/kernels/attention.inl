@@ -5,8 +5,6 @@
 namespace cg {
 namespace {
 
-// Query rows, keys and vectors of values that one innermost step handles.
-constexpr int64_t kKeys = 4;
 // Keys that are asked for ahead.
 constexpr int64_t kAhead = 8;
 // Rows that do without a copy of a segment as floats.
@@ -72,22 +70,21 @@ CG_INLINE void widen(const uint8_t* from, bool half, int64_t n, int64_t width, f
 template <int R, int N, class Entries>
 CG_INLINE void score(const float* queries, const Entries& keys, int64_t key, int64_t width, float scale,
                      float* scores) {
-  W sums[R][kKeys];
-  for (auto& row : sums) {
-    for (W& v : row) v = wide_zero();
-  }
+  constexpr int kSums = (R * N + 3) / 4 * 4;
+  W sums[kSums];
+  for (W& v : sums) v = wide_zero();
   for (int64_t i = 0; i < width; i += kWideLanes) {
     W k[N];
     for (int j = 0; j < N; j++) k[j] = keys.at(key + j, i);
     for (int r = 0; r < R; r++) {
       const W q = load_wide(queries + r * width + i);
-      for (int j = 0; j < N; j++) sums[r][j] = fma(k[j], q, sums[r][j]);
+      for (int j = 0; j < N; j++) sums[r * N + j] = fma(k[j], q, sums[r * N + j]);
     }
   }
+  float all[kSums];
+  for (int i = 0; i < kSums; i += 4) sum_four(sums + i, all + i);
   for (int r = 0; r < R; r++) {
-    float four[kKeys];
-    sum_four(sums[r], four);
-    for (int j = 0; j < N; j++) scores[r * kSegment + key + j] = four[j] * scale;
+    for (int j = 0; j < N; j++) scores[r * kSegment + key + j] = all[r * N + j] * scale;
   }
 }
 
@@ -191,14 +188,14 @@ void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t c
     // Too few rows to pay for a copy: both are read straight from the cache, values asked for meanwhile.
     const HalfEntries direct{keys, args.key_token_stride};
     int64_t j = 0;
-    for (; j + kKeys <= n; j += kKeys) {
-      for (int64_t k = j; k < j + kKeys; k++) {
+    for (; j + kScoreKeys <= n; j += kScoreKeys) {
+      for (int64_t k = j; k < j + kScoreKeys; k++) {
         for (int64_t line = 0; line < 2 * dim; line += 64) {
           prefetch(keys + (k + kAhead) * args.key_token_stride + line);
           prefetch_far(values + k * args.value_token_stride + line);
         }
       }
-      score_keys<kKeys>(s, count, direct, j, width, args.scale);
+      score_keys<kScoreKeys>(s, count, direct, j, width, args.scale);
     }
     for (; j < n; j++) score_keys<1>(s, count, direct, j, width, args.scale);
     mix_rows(s, count, seen, HalfEntries{values, args.value_token_stride}, width, partials);
@@ -208,7 +205,7 @@ void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t c
   for (int64_t j = 0; j < n; j++)
     widen(keys + j * args.key_token_stride, args.half, dim, width, s.entries + j * width);
   int64_t j = 0;
-  for (; j + kKeys <= n; j += kKeys) score_keys<kKeys>(s, count, copy, j, width, args.scale);
+  for (; j + kScoreKeys <= n; j += kScoreKeys) score_keys<kScoreKeys>(s, count, copy, j, width, args.scale);
   for (; j < n; j++) score_keys<1>(s, count, copy, j, width, args.scale);
   for (j = 0; j < n; j++)
     widen(values + j * args.value_token_stride, args.half, dim, width, s.entries + j * width);

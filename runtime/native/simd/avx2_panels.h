@@ -18,8 +18,9 @@ constexpr int kWideLanes = 8;
 constexpr int kPanelVectors = 2;
 constexpr int kPanelTokens = 4;
 constexpr int kFloatTokens = 5;
-// Attention: rows and vectors per step.
-constexpr int kScoreRows = 2;
+// Attention: rows and keys, rows and vectors of values per step.
+constexpr int kScoreRows = 4;
+constexpr int kScoreKeys = 3;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 2;
 

@@ -11,6 +11,7 @@ constexpr int kPanelVectors = 2;
 constexpr int kPanelTokens = 8;
 constexpr int kFloatTokens = 12;
 constexpr int kScoreRows = 4;
+constexpr int kScoreKeys = 4;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 4;
 

@@ -93,8 +93,9 @@ constexpr int kPanelTokens = 4;
 constexpr int kPanelTokens = 2;
 #endif
 constexpr int kFloatTokens = 12;
-// Attention: rows and vectors per step.
+// Attention: rows and keys, rows and vectors of values per step.
 constexpr int kScoreRows = 2;
+constexpr int kScoreKeys = 4;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 2;
 

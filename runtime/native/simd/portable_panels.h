@@ -85,8 +85,9 @@ constexpr int kWideLanes = kLanes;
 constexpr int kPanelVectors = 1;
 constexpr int kPanelTokens = 4;
 constexpr int kFloatTokens = 4;
-// Attention: rows and vectors per step.
+// Attention: rows and keys, rows and vectors of values per step.
 constexpr int kScoreRows = 2;
+constexpr int kScoreKeys = 4;
 constexpr int kMixRows = 2;
 constexpr int kMixVectors = 1;
 
