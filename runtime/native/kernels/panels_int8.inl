@@ -38,7 +38,7 @@ CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t
   for (int half = 0; half < 2; half++) {
     Bytes16 v[4];
     for (int r = 0; r < 4; r++) {
-      if constexpr (format == Format::q4) {
+      if constexpr (elements_of(format) == Format::q4) {
         const Bytes16 packed = load_16(rows[r] + offset);
         v[r] = half == 0 ? low_nibbles(packed) : high_nibbles(packed);
       } else {
@@ -50,17 +50,36 @@ CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t
   }
 }
 
+// The scales of four neighbouring blocks, as floats.
+template <Format format>
+CG_INLINE Bytes16 four_scales(const uint8_t* p) {
+  if constexpr (format == Format::q4h) {
+    uint8_t halves[2 * kLanes] = {};
+    float scales[kLanes];
+    memcpy(halves, p, 8);
+    store(scales, load_f16(halves));
+    return load_16((const uint8_t*)scales);
+  } else {
+    return load_16(p);
+  }
+}
+
 // The scales of four blocks of four rows.
+template <Format format>
 CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_t count,
                              const int64_t* places, float* out) {
   if (count == 4) {
     Bytes16 v[4];
-    for (int r = 0; r < 4; r++) v[r] = load_16(rows[r] + block * 4);
+    for (int r = 0; r < 4; r++) v[r] = four_scales<format>(rows[r] + block * scale_bytes(format));
     transpose_words(v);
     for (int i = 0; i < 4; i++) store_16((uint8_t*)(out + places[i] * kPanelRows), v[i]);
   } else {
     for (int64_t i = 0; i < count; i++) {
-      for (int r = 0; r < 4; r++) out[places[i] * kPanelRows + r] = scale_at(rows[r], block + i);
+      for (int r = 0; r < 4; r++) {
+        float scale[kLanes];
+        store(scale, scale_of<format>(rows[r], block + i));
+        out[places[i] * kPanelRows + r] = scale[0];
+      }
     }
   }
 }
@@ -68,9 +87,9 @@ CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_
 // A panel's rows; the last one stands in for those that are missing.
 template <Format format>
 void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel& panel) {
-  constexpr int64_t kLine = format == Format::q4 ? 4 : 2;  // blocks in a cache line
+  constexpr int64_t kLine = elements_of(format) == Format::q4 ? 4 : 2;  // blocks in a cache line
   const int64_t blocks = weight.cols / kBlock, block_bytes = bytes_of(format, kBlock);
-  const int64_t row_bytes = blocks * block_bytes, row_scales = blocks * 4;
+  const int64_t row_bytes = blocks * block_bytes, row_scales = blocks * scale_bytes(format);
   // A line of every row before the next one, so that what is written stays in the first cache.
   for (int64_t first = 0; first < blocks; first += 4) {
     const int64_t count = blocks - first < 4 ? blocks - first : 4;
@@ -85,9 +104,9 @@ void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel
         scales[i] = weight.scales + row * row_scales;
         for (int64_t b = 0; b < 4; b += kLine)  // the next panel's
           prefetch_far(data[i] + (first + b) * block_bytes + kPanelRows * row_bytes);
-        if (first % 16 == 0) prefetch_far(scales[i] + first * 4 + kPanelRows * row_scales);
+        if (first % 16 == 0) prefetch_far(scales[i] + first * scale_bytes(format) + kPanelRows * row_scales);
       }
-      unpack_scales(scales, first, count, places, panel.scales + r);
+      unpack_scales<format>(scales, first, count, places, panel.scales + r);
       for (int64_t i = 0; i < count; i++)
         unpack_four<format>(data, (first + i) * block_bytes, panel.bytes + places[i] * kPanelBlock + r * 4);
     }
@@ -202,7 +221,7 @@ void panels_int8(const ProductArgs& args, int64_t begin, int64_t end) {
       const int64_t stop = token + kTokenRun < args.tokens ? token + kTokenRun : args.tokens;
       for (int first = 0; first < kBlockGroup; first += segments) {
         const int last = first + segments;
-        panel_tiles<format, kPanelTokens>(args, panels, count, order, first, last, token, stop);
+        panel_tiles<elements_of(format), kPanelTokens>(args, panels, count, order, first, last, token, stop);
       }
     }
   }

@@ -16,8 +16,8 @@ constexpr int64_t kLead = kPrefetchBytes / 128;  // groups of Q4
 template <Format format, int T>
 CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const QuantizedTokens& q, int64_t token,
                          int64_t block, F* sums) {
-  const auto group = load_group<format>(w);
-  const F w_scale = in_lane_order<format>(load_f32(w_scales));
+  const auto group = load_group<elements_of(format)>(w);
+  const F w_scale = in_lane_order<elements_of(format)>(load_scales<format>(w_scales));
   for (int t = 0; t < T; t++) {
     const int64_t at = (token + t) * q.blocks + block;
     const I products = add(dot(group, q.values + at * kBlock), load_ints(q.offsets + at));
@@ -28,11 +28,12 @@ CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const Quanti
 // The blocks from `begin` on, less than a group, from a padded copy: nothing past the row's end is read.
 template <Format format, int T>
 CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int64_t begin, F* sums) {
+  constexpr int64_t kScale = scale_bytes(format);
   const int64_t blocks = args.weight.cols / kBlock, at = row * blocks + begin;
-  uint8_t rest[kBlockGroup * kBlock] = {}, rest_scales[kBlockGroup * 4] = {};
+  uint8_t rest[kBlockGroup * kBlock] = {}, rest_scales[kBlockGroup * kScale] = {};
   memcpy(rest, args.weight.data + bytes_of(format, at * kBlock),
          (size_t)bytes_of(format, (blocks - begin) * kBlock));
-  memcpy(rest_scales, args.weight.scales + at * 4, (size_t)(blocks - begin) * 4);
+  memcpy(rest_scales, args.weight.scales + at * kScale, (size_t)((blocks - begin) * kScale));
   add_group<format, T>(rest, rest_scales, args.quantized, token, begin, sums);
 }
 
@@ -40,16 +41,17 @@ CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int
 template <Format format, int T>
 CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, int64_t first, int64_t last,
                           int64_t lead, int64_t next, F* sums) {
-  constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock), kGroupScales = kBlockGroup * 4;
+  constexpr int64_t kScale = scale_bytes(format), kGroupScales = kBlockGroup * kScale;
+  constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock);
   const int64_t groups = row * (args.weight.cols / kBlock);  // in blocks: rows need not be whole groups
   const uint8_t* data = args.weight.data + groups * bytes_of(format, kBlock);
-  const uint8_t* scales = args.weight.scales + groups * 4;
+  const uint8_t* scales = args.weight.scales + groups * kScale;
   for (int64_t g = first; g < last; g++) {
     const int64_t blocks =
         g + lead < last ? (g + lead) * kBlockGroup : next + (g + lead - last) * kBlockGroup;
     for (int64_t line = 0; line < kGroupBytes; line += 64)
       prefetch_far(data + bytes_of(format, blocks * kBlock) + line);
-    prefetch_far(scales + blocks * 4);
+    prefetch_far(scales + blocks * kScale);
     add_group<format, T>(data + g * kGroupBytes, scales + g * kGroupScales, args.quantized, token,
                          g * kBlockGroup, sums);
   }
