@@ -184,7 +184,7 @@ def _optimized_line(described: Mapping[str, Any]) -> str | None:
         return f"optimized scales are switched off by {SWITCH}=0"
     if found["state"] == "fits":
         size = format_size(found["bytes"])
-        return f"optimized: f16 scales for {found['tensors']} of {q4[0]['tensors']} Q4 tensors, {size}, in use"
+        return f"optimized: f16 scales for {found['tensors']} of {q4[0]['tensors']} Q4 tensors, {size}"
     return _plain(found["warning"])
 
 

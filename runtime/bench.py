@@ -95,9 +95,7 @@ def bench_model(
     with Checkpoint.open(folder) as checkpoint:
         first, *others = dict.fromkeys(threads) or (None,)
         scales = open_scales(checkpoint)
-        model = load_gemma(
-            checkpoint, backend=backend, threads=first, activations=activations, scales=scales
-        )
+        model = load_gemma(checkpoint, backend=backend, threads=first, activations=activations, scales=scales)
         loaded = clock()
         models = [model, *_with_threads(checkpoint, model, others, activations, scales)]
         tokenizer_seconds = _load_tokenizer(folder, clock)

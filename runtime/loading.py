@@ -57,7 +57,7 @@ def load_model(
     threads: int | None = None,
     activations: Activations | None = None,
 ) -> LoadedModel:
-    """Open a folder in Hugging Face layout, original or quantized, with its optimized scales if there are some.
+    """Open a folder in Hugging Face layout, original or quantized, with its optimized scales if it has some.
 
     Raises:
         FormatError: a file is malformed (see :mod:`cg.runtime.errors` for the causes).

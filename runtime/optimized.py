@@ -1,8 +1,8 @@
 """Scales in f16 beside a quantized model: decoding then reads 4.5 instead of 5 bits per weight.
 
-``cg optimize`` puts them into a side file in cg's own folder. It holds only scales that f16 represents exactly,
-so results are the same to the bit. It is a cache: absent, of other weights, damaged or switched off, the model
-runs as it lies.
+``cg optimize`` puts them into a side file in cg's own folder. It holds only scales that f16 represents
+exactly, so results are the same to the bit. It is a cache: absent, of other weights, damaged or switched off,
+the model runs as it lies.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class OptimizedScales:
 
 
 def open_scales(checkpoint: Checkpoint, *, ignore_switch: bool = False) -> OptimizedScales:
-    """Map the side file of an open checkpoint if there is one and it belongs to these weights; never fails."""
+    """Map the side file of an open checkpoint if it has one that belongs to these weights; never fails.
+
+    ``ignore_switch`` looks for it although :data:`SWITCH` is 0.
+    """
     file = optimized_file(checkpoint.folder)
     if file is None:
         return OptimizedScales("none", None)
@@ -70,7 +73,7 @@ def open_scales(checkpoint: Checkpoint, *, ignore_switch: bool = False) -> Optim
         if not _belongs(side.metadata, checkpoint):
             return _stale(checkpoint, file)
         tensors = _with_half_scales(side, checkpoint.tensors)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return OptimizedScales("none", file)
     except (OSError, FormatError) as error:
         return OptimizedScales(

@@ -25,7 +25,7 @@ from cg.runtime.home import optimized_file
 from cg.runtime.optimized import FORMAT, FORMAT_KEY, SHARDS_KEY, OptimizedScales, identity, open_scales
 from cg.runtime.tensor import Tensor
 
-__all__ = ["LeftTensor", "OptimizeResult", "optimize", "remove_scales"]
+__all__ = ["LeftTensor", "OptimizeResult", "Progress", "exact_halves", "optimize", "remove_scales"]
 
 _CHUNK = 1 << 20  # scales in memory at a time
 
@@ -63,8 +63,8 @@ class OptimizeResult:
 def optimize(folder: Path, *, overwrite: bool = False, progress: Progress | None = None) -> OptimizeResult:
     """Make the f16 scales of the model in ``folder``, unless those that are there fit.
 
-    A tensor is converted if f16 holds every one of its scales to the bit. The side file appears complete or not
-    at all; the model is not touched.
+    A tensor is converted if f16 holds every one of its scales to the bit. The side file appears complete or
+    not at all; the model is not touched.
 
     Raises:
         UsageError: the model has no Q4 tensors, or f16 holds the scales of none of them.
@@ -171,13 +171,16 @@ def _chunks(tensor: Tensor, done: _Count) -> Iterator[_Chunk]:
 def _write(file: Path, chosen: list[Tensor], shards: str, done: _Count) -> None:
     specs = [TensorSpec(t.name + SCALES_SUFFIX, DType.F16, scales_shape(t.shape)) for t in chosen]
     metadata = {"cg.version": __version__, FORMAT_KEY: FORMAT, SHARDS_KEY: shards}
-    with output_errors(file), replacing(file) as partial:
-        with SafetensorsWriter(partial, specs, metadata) as writer:
-            for tensor, spec in zip(chosen, specs, strict=True):
-                row_bytes = 2 * spec.shape[1]
-                for chunk in _chunks(tensor, done):
-                    writer.write(spec.name, chunk.row * row_bytes, chunk.halves)
-            writer.finish(metadata)
+    with (
+        output_errors(file),
+        replacing(file) as partial,
+        SafetensorsWriter(partial, specs, metadata) as writer,
+    ):
+        for tensor, spec in zip(chosen, specs, strict=True):
+            row_bytes = 2 * spec.shape[1]
+            for chunk in _chunks(tensor, done):
+                writer.write(spec.name, chunk.row * row_bytes, chunk.halves)
+        writer.finish(metadata)
     with output_errors(file):
         sync_folder(file.parent)
         prune((), file.parent, most=0)  # what killed runs left
