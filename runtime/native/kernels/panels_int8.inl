@@ -50,27 +50,26 @@ CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t
   }
 }
 
-// The scales of four neighbouring blocks, as floats.
+// The scales of four neighbours among a row's `blocks` >= kLanes blocks, as floats.
 template <Format format>
-CG_INLINE Bytes16 four_scales(const uint8_t* p) {
+CG_INLINE Bytes16 four_scales(const uint8_t* row, int64_t block, int64_t blocks) {
   if constexpr (format == Format::q4h) {
-    uint8_t halves[2 * kLanes] = {};
+    const int64_t first = block + kLanes <= blocks ? block : blocks - kLanes;  // nothing past the row's end
     float scales[kLanes];
-    memcpy(halves, p, 8);
-    store(scales, load_f16(halves));
-    return load_16((const uint8_t*)scales);
+    store(scales, load_scales<format>(row + first * scale_bytes(format)));
+    return load_16((const uint8_t*)(scales + block - first));
   } else {
-    return load_16(p);
+    return load_16(row + block * scale_bytes(format));
   }
 }
 
 // The scales of four blocks of four rows.
 template <Format format>
-CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_t count,
+CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t blocks, int64_t block, int64_t count,
                              const int64_t* places, float* out) {
-  if (count == 4) {
+  if (count == 4 && blocks >= kLanes) {
     Bytes16 v[4];
-    for (int r = 0; r < 4; r++) v[r] = four_scales<format>(rows[r] + block * scale_bytes(format));
+    for (int r = 0; r < 4; r++) v[r] = four_scales<format>(rows[r], block, blocks);
     transpose_words(v);
     for (int i = 0; i < 4; i++) store_16((uint8_t*)(out + places[i] * kPanelRows), v[i]);
   } else {
@@ -106,7 +105,7 @@ void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel
           prefetch_far(data[i] + (first + b) * block_bytes + kPanelRows * row_bytes);
         if (first % 16 == 0) prefetch_far(scales[i] + first * scale_bytes(format) + kPanelRows * row_scales);
       }
-      unpack_scales<format>(scales, first, count, places, panel.scales + r);
+      unpack_scales<format>(scales, blocks, first, count, places, panel.scales + r);
       for (int64_t i = 0; i < count; i++)
         unpack_four<format>(data, (first + i) * block_bytes, panel.bytes + places[i] * kPanelBlock + r * 4);
     }
