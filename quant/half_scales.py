@@ -84,7 +84,7 @@ def optimize(folder: Path, *, overwrite: bool = False, progress: Progress | None
         found = open_scales(checkpoint, ignore_switch=True)
         if found.state == "fits" and not overwrite:
             kept = [
-                LeftTensor(t.name, "f16 does not hold its scales")
+                LeftTensor(t.name, "f16 does not hold all of its scales")
                 for t in candidates
                 if t.name not in found.tensors
             ]

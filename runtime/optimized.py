@@ -98,7 +98,7 @@ def identity(checkpoint: Checkpoint) -> str:
                 "name": shard.path.name,
                 "size": shard.nbytes,
                 "mtime_ns": shard.path.stat().st_mtime_ns,
-                "header": hashlib.sha256(shard.raw[: shard.header.data_start]).hexdigest(),
+                "header": hashlib.sha256(shard.raw[: shard.header.data_start].data).hexdigest(),
             }
             for shard in checkpoint.shards
         ]

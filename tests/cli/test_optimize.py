@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cg.cli.main import app
 from cg.quant import quantize
+from cg.runtime.formats.safetensors import SafetensorsFile
 from cg.runtime.hub import registry
 
 
@@ -64,10 +66,20 @@ def test_text(model: Path) -> None:
     assert cg("optimize", "demo-q4", "--overwrite").stdout.splitlines()[0] == first
 
 
-def test_tensors_that_are_left(golden: Path) -> None:
-    result = cg("optimize", golden / "gemma-mqa-JQ4-embed")
-    assert result.exit_code in (0, 2), result.output
-    assert "Traceback" not in result.output
+def test_tensors_that_are_left(model: Path) -> None:
+    file = model / "model.safetensors"
+    with SafetensorsFile(file) as opened:
+        scales = next(e for e in opened.header.entries if e.name == "model.layers.3.mlp.up_proj.weight.qb")
+    with file.open("r+b") as stream:
+        stream.seek(scales.end - 4)
+        stream.write(struct.pack("<f", 0.1))
+    first, second, _ = cg("optimize", model).stdout.splitlines()
+    assert first.startswith("f16 scales for 42 of 43 Q4 tensors: ")
+    name, count = scales.name.removesuffix(".qb"), f"{(scales.end - scales.begin) // 4:,}"
+    assert second == f"left as it is: {name}: f16 does not hold 1 of its {count} scales"
+    again = cg("optimize", model).stdout
+    assert f"left as it is: {name}: f16 does not hold all of its scales" in again
+    assert json.loads(cg("optimize", model, "--json").stdout)["left"][0]["name"] == name
 
 
 def test_json(model: Path) -> None:

@@ -1,4 +1,4 @@
-"""The side file of f16 scales: what goes into it, what it is trusted for, and what becomes of a damaged one."""
+"""The side file of f16 scales: what goes into it, when it is used, and what becomes of a damaged one."""
 
 from __future__ import annotations
 
