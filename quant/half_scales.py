@@ -89,6 +89,7 @@ def optimize(folder: Path, *, overwrite: bool = False, progress: Progress | None
                 if t.name not in found.tensors
             ]
             return _result(checkpoint, file, found, kept, written=False, started=started)
+        del found  # Windows does not replace a file that is mapped
         done = _Count(progress, 2 * sum(_scales(t).size for t in candidates))
         chosen, left = _choose(candidates, done)
         if not chosen:

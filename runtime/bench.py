@@ -35,8 +35,6 @@ class BenchReport:
     size: int
     """Bytes of all tensors, scales included, as they are read."""
     parameters: int
-    optimized_tensors: int
-    """Tensors whose scales are read in f16, from beside the model."""
     backend: str
     isa: str
     activations: str
@@ -48,6 +46,8 @@ class BenchReport:
     results: tuple[BenchResult, ...]
     bandwidths: tuple[Bandwidth, ...] = ()
     """Every measurement in the order of time, for each number of threads; none without a roofline."""
+    optimized_tensors: int = 0
+    """Tensors whose scales are read in f16, from beside the model."""
     warning: str | None = None
     """Why the model did not run as fast as it was prepared to."""
 
@@ -122,7 +122,6 @@ def bench_model(
             type=types.most_common(1)[0][0],
             size=sum(t.nbytes for t in tensors),
             parameters=types.total(),
-            optimized_tensors=len(scales.tensors) if native else 0,
             backend=model.ops.name,
             isa=model.ops.isa,
             activations=model.ops.activations,
@@ -131,6 +130,7 @@ def bench_model(
             peak_memory=watch.peak,
             results=results,
             bandwidths=tuple(bandwidths),
+            optimized_tensors=len(scales.tensors) if native else 0,
             warning=scales.warning if native else None,
         )
 

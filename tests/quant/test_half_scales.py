@@ -269,6 +269,11 @@ def rewrite(file: Path, name: str, dtype: DType, shape: tuple[int, ...]) -> None
         writer.finish(metadata)
 
 
+def folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda f: f.write_bytes(b""),
     "short": lambda f: f.write_bytes(f.read_bytes()[:100]),
@@ -276,7 +281,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "long": lambda f: f.write_bytes(f.read_bytes() + b"\0"),
     "noise": lambda f: f.write_bytes(bytes(range(256)) * 20),
     "deep": lambda f: f.write_bytes(struct.pack("<Q", 200_000) + b'{"a":' + b"[" * 199_995),
-    "folder": lambda f: (f.unlink(), f.mkdir()),
+    "folder": folder_instead,
     "unknown tensor": lambda f: rewrite(f, "model.nothing.weight.qb", DType.F16, (4, 2)),
     "not scales": lambda f: rewrite(f, EMBEDDING, DType.F16, (4, 2)),
     "of a norm": lambda f: rewrite(f, "model.norm.weight.qb", DType.F16, (4, 2)),
