@@ -87,6 +87,8 @@ def footer(report: BenchReport) -> str:
         "no tokenizer" if tokenizer is None else f"tokenizer {_seconds(tokenizer)}",
         f"{report.activations} activations",
     ]
+    if report.optimized_tensors:
+        parts.append(f"f16 scales for {report.optimized_tensors} tensors")
     return "\n".join([", ".join(parts), *_bandwidth_lines(report)])
 
 
@@ -174,6 +176,7 @@ def _record(report: BenchReport, result: BenchResult) -> dict[str, Any]:
         "isa": report.isa,
         "threads": result.threads,
         "activations": report.activations,
+        "optimized_tensors": report.optimized_tensors,
         "test": result.test,
         "tokens": result.tokens,
         "depth": result.depth,

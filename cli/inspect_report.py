@@ -16,6 +16,7 @@ from cg.runtime import ops
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import CgError
 from cg.runtime.formats.summary import DtypeSummary, provenance, summarize
+from cg.runtime.optimized import SWITCH, OptimizedScales
 from cg.runtime.tensor import Tensor
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "machine",
     "machine_lines",
     "model_lines",
+    "optimized",
     "tensor_cells",
     "tensor_rows",
 ]
@@ -53,6 +55,17 @@ def describe(
         "total": _numbers(total),
         "provenance": provenance(metadata),
         "metadata": {k: v for k, v in metadata.items() if not k.startswith("cg.")},
+    }
+
+
+def optimized(scales: OptimizedScales) -> dict[str, Any]:
+    """The f16 scales beside a model as plain values."""
+    return {
+        "state": scales.state,
+        "file": None if scales.state == "none" else str(scales.file),
+        "tensors": len(scales.tensors),
+        "bytes": scales.nbytes,
+        "warning": scales.warning,
     }
 
 
@@ -102,6 +115,8 @@ def model_lines(described: Mapping[str, Any]) -> list[str]:
         ]
     elif described["config_problem"]:
         lines.append(f"not a model that cg can run: {_plain(described['config_problem'])}")
+    if (line := _optimized_line(described)) is not None:
+        lines.append(line)
     for title in ("provenance", "metadata"):
         lines += [f"{title} {_plain(k)}: {_plain(v)}" for k, v in described[title].items()]
     return lines
@@ -156,6 +171,21 @@ def machine_lines(machine: Mapping[str, Any]) -> list[str]:
         lines.append(f"instruction set {machine['isa']}; this build offers {usable} here")
         lines += [f"{i['name']} failed its self-test: {i['failure']}" for i in isas if i["failure"]]
     return lines
+
+
+def _optimized_line(described: Mapping[str, Any]) -> str | None:
+    """Only where there are tensors that ``cg optimize`` is about."""
+    found, q4 = described.get("optimized"), [d for d in described["dtypes"] if d["dtype"] == "Q4"]
+    if found is None or not q4:
+        return None
+    if found["state"] == "none":
+        return "not optimized; cg optimize makes generating faster"
+    if found["state"] == "off":
+        return f"optimized scales are switched off by {SWITCH}=0"
+    if found["state"] == "fits":
+        size = format_size(found["bytes"])
+        return f"optimized: f16 scales for {found['tensors']} of {q4[0]['tensors']} Q4 tensors, {size}"
+    return _plain(found["warning"])
 
 
 def _config(raw: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str | None]:

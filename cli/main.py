@@ -16,6 +16,7 @@ from cg.cli.commands.complete import complete
 from cg.cli.commands.demo import demo
 from cg.cli.commands.download import download
 from cg.cli.commands.inspect import inspect
+from cg.cli.commands.optimize import optimize
 from cg.cli.commands.quantize import quantize
 from cg.cli.commands.verify import verify
 from cg.cli.guard import QuietOption, VerboseOption, errors_told, guarded
@@ -55,7 +56,7 @@ def _global_options(
         context.default_map = settings.default_map(context.command, values)
 
 
-for _command in (complete, chat, quantize, verify, download, inspect, bench, demo):
+for _command in (complete, chat, quantize, verify, optimize, download, inspect, bench, demo):
     app.command(name=_command.__name__)(guarded(_command))
 for _info in (*models.app.registered_commands, models.app.registered_callback):
     if _info is not None and _info.callback is not None:

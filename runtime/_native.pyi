@@ -17,11 +17,14 @@ class Format(enum.Enum):
 
     I8 = 1
 
-    BF16 = 2
+    Q4H = 2
+    """Q4 with scales in f16"""
 
-    F16 = 3
+    BF16 = 3
 
-    F32 = 4
+    F16 = 4
+
+    F32 = 5
 
 def isas() -> list[tuple[str, bool]]:
     """
@@ -56,10 +59,7 @@ class Weight:
     def __init__(
         self,
         data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)],
-        scales: Annotated[
-            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
-        ]
-        | None,
+        scales: Annotated[NDArray, dict(shape=(None, None), order="C", device="cpu", writable=False)] | None,
         format: Format,
         rows: int,
         cols: int,

@@ -16,6 +16,7 @@ from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.loading import load_gemma
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend
+from cg.runtime.optimized import OptimizedScales, open_scales
 from cg.runtime.process_memory import Memory, MemoryWatch
 from cg.runtime.roofline import Bandwidth, measure_read_bandwidth
 from cg.runtime.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ class BenchReport:
     type: str
     """The element type that most weights have."""
     size: int
-    """Bytes of all tensors, scales included."""
+    """Bytes of all tensors, scales included, as they are read."""
     parameters: int
     backend: str
     isa: str
@@ -45,6 +46,10 @@ class BenchReport:
     results: tuple[BenchResult, ...]
     bandwidths: tuple[Bandwidth, ...] = ()
     """Every measurement in the order of time, for each number of threads; none without a roofline."""
+    optimized_tensors: int = 0
+    """Tensors whose scales are read in f16, from beside the model."""
+    warning: str | None = None
+    """Why the model did not run as fast as it was prepared to."""
 
     def bandwidth(self, threads: int) -> Bandwidth | None:
         """All measurements with this number of threads as one."""
@@ -89,9 +94,10 @@ def bench_model(
     started = clock()
     with Checkpoint.open(folder) as checkpoint:
         first, *others = dict.fromkeys(threads) or (None,)
-        model = load_gemma(checkpoint, backend=backend, threads=first, activations=activations)
+        scales = open_scales(checkpoint)
+        model = load_gemma(checkpoint, backend=backend, threads=first, activations=activations, scales=scales)
         loaded = clock()
-        models = [model, *_with_threads(checkpoint, model, others, activations)]
+        models = [model, *_with_threads(checkpoint, model, others, activations, scales)]
         tokenizer_seconds = _load_tokenizer(folder, clock)
         watch = MemoryWatch()
         bandwidths: list[Bandwidth] = []
@@ -106,7 +112,8 @@ def bench_model(
                 engines, options, watch=watch, progress=progress, clock=clock, between=measure_bandwidths
             )
         )
-        tensors = checkpoint.tensors.values()
+        native = model.ops.name == "native"
+        tensors = (scales.applied_to(checkpoint.tensors) if native else checkpoint.tensors).values()
         types: Counter[str] = Counter()
         for tensor in tensors:
             types[tensor.dtype.value] += tensor.size
@@ -123,11 +130,17 @@ def bench_model(
             peak_memory=watch.peak,
             results=results,
             bandwidths=tuple(bandwidths),
+            optimized_tensors=len(scales.tensors) if native else 0,
+            warning=scales.warning if native else None,
         )
 
 
 def _with_threads(
-    checkpoint: Checkpoint, model: Gemma, threads: Sequence[int], activations: Activations | None
+    checkpoint: Checkpoint,
+    model: Gemma,
+    threads: Sequence[int],
+    activations: Activations | None,
+    scales: OptimizedScales,
 ) -> list[Gemma]:
     """The same mapped weights once more for each number of threads."""
     if threads and model.ops.name != "native":
@@ -136,7 +149,7 @@ def _with_threads(
             hint="give one, or use --backend native",
         )
     return [
-        load_gemma(checkpoint, backend="native", threads=number, activations=activations)
+        load_gemma(checkpoint, backend="native", threads=number, activations=activations, scales=scales)
         for number in threads
     ]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["keep", "prune"]
+__all__ = ["keep", "prune", "replacing"]
 
 _PARTIAL = ".partial"
 _ABANDONED = 3600.0  # seconds after which a partial file belongs to nobody
@@ -20,13 +20,25 @@ def keep(file: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
+    with replacing(file) as partial, partial.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside ``file`` to write to, that takes its place when all went well; folders are made.
+
+    The caller forces what it wrote to the disk, and closes it.
+
+    Raises:
+        OSError: a folder cannot be made, or the file not be replaced; nothing is left behind.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{os.urandom(8).hex()}{_PARTIAL}")
     try:
-        with partial.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield partial
         partial.replace(file)
     except BaseException:
         with suppress(OSError):

@@ -34,6 +34,8 @@ class Model:
         self.tokenizer = parts.tokenizer
         self.template = parts.template
         self.engine = engine
+        self.warning = parts.warning
+        """What the user should know about how the model was loaded, if anything."""
         # An instruct model ends its completions like its answers.
         self.stop_ids = stop_ids(
             parts.tokenizer, chat=self.template.has_template, eos_ids=self.config.eos_token_ids

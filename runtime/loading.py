@@ -10,6 +10,7 @@ from cg.runtime.errors import TokenizerError
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend, open_ops
+from cg.runtime.optimized import OptimizedScales, open_scales
 from cg.runtime.prompts.chat import ChatTemplate
 from cg.runtime.tokenizer import Tokenizer
 
@@ -25,6 +26,8 @@ class LoadedModel:
     model: Gemma
     tokenizer: Tokenizer
     template: ChatTemplate
+    warning: str | None = None
+    """Why the model does not run as fast as it was prepared to."""
 
 
 def load_gemma(
@@ -33,11 +36,18 @@ def load_gemma(
     backend: Backend = "auto",
     threads: int | None = None,
     activations: Activations | None = None,
+    scales: OptimizedScales | None = None,
 ) -> Gemma:
-    """The model over an open checkpoint, without its tokenizer; nothing is copied but the norms."""
+    """The model over an open checkpoint, without its tokenizer; nothing is copied but the norms.
+
+    ``scales`` are used by the native backend; to the others smaller ones are no gain.
+    """
     config = GemmaConfig.from_json(checkpoint.config)
     ops = open_ops(backend, threads=threads, activations=activations)
-    return Gemma(config, checkpoint.tensors, ops)
+    tensors = checkpoint.tensors
+    if scales is not None and ops.name == "native":
+        tensors = scales.applied_to(tensors)
+    return Gemma(config, tensors, ops)
 
 
 def load_model(
@@ -47,14 +57,15 @@ def load_model(
     threads: int | None = None,
     activations: Activations | None = None,
 ) -> LoadedModel:
-    """Open a folder in Hugging Face layout, original or quantized.
+    """Open a folder in Hugging Face layout, original or quantized, with its optimized scales if it has some.
 
     Raises:
         FormatError: a file is malformed (see :mod:`cg.runtime.errors` for the causes).
         BackendError: the backend is not available here.
     """
     checkpoint = Checkpoint.open(folder)
-    model = load_gemma(checkpoint, backend=backend, threads=threads, activations=activations)
+    scales = open_scales(checkpoint)
+    model = load_gemma(checkpoint, backend=backend, threads=threads, activations=activations, scales=scales)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise TokenizerError(
@@ -62,4 +73,6 @@ def load_model(
             f"the embedding only {model.config.vocab_size}",
             hint="do the tokenizer files belong to this model?",
         )
-    return LoadedModel(folder, checkpoint, model, tokenizer, ChatTemplate.load(folder, tokenizer))
+    template = ChatTemplate.load(folder, tokenizer)
+    warning = scales.warning if model.ops.name == "native" else None
+    return LoadedModel(folder, checkpoint, model, tokenizer, template, warning)

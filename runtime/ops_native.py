@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from cg.runtime import instruction_sets
 from cg.runtime.cores import physical_cores
 from cg.runtime.dtypes import BLOCK_SIZE, DType
-from cg.runtime.errors import BackendError, CheckpointError, UsageError
+from cg.runtime.errors import BackendError, UsageError
 from cg.runtime.instruction_sets import FORCE_ISA
 from cg.runtime.ops import Activations, Ids
 from cg.runtime.tensor import Bytes, Floats, Tensor
+from cg.runtime.weight_checks import check_product, check_weight
 
 __all__ = [
     "FORCE_ISA",
@@ -134,7 +135,7 @@ class NativeOps:
 
     def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
         gates, ups = self._weight(gate), self._weight(up)
-        _check_product("norm_geglu", x, norm, (gate, up))
+        check_product("norm_geglu", x, norm, (gate, up))
         if gate.shape != up.shape:
             raise UsageError(f"norm_geglu: gate is {list(gate.shape)}, up {list(up.shape)}")
         out = np.empty((x.shape[0], gate.rows), np.float32)
@@ -154,7 +155,7 @@ class NativeOps:
         residual: Floats | None = None,
     ) -> list[Floats]:
         known = [self._weight(weight) for weight in weights]
-        _check_product(name, x, norm, weights)
+        check_product(name, x, norm, weights)
         outs = [np.empty((x.shape[0], weight.shape[0]), np.float32) for weight in weights]
         if residual is not None and residual.shape != outs[0].shape:
             raise UsageError(f"{name}: the residual is {list(residual.shape)}, not {list(outs[0].shape)}")
@@ -168,8 +169,10 @@ class NativeOps:
         """The kernels' view of a weight; checked when it is first met."""
         known = self._weights.get(tensor)
         if known is None:
-            stored, rows, cols = _check_weight(tensor)
-            known = self._weights[tensor] = _native.Weight(tensor.data, tensor.scales, stored, rows, cols)
+            check_weight(tensor)
+            known = self._weights[tensor] = _native.Weight(
+                tensor.data, tensor.scales, _format(tensor), *tensor.shape
+            )
         return known
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
@@ -232,7 +235,7 @@ def encode_blocks(
         raise UsageError(f"encode_blocks: the outputs do not fit {rows} x {cols} of {dtype.value}")
     try:
         return _native.encode_blocks(
-            active_isa(), _STORED[dtype].format, _STORED[source_dtype].format, data, out_data, out_scales
+            active_isa(), _FORMATS[dtype], _FORMATS[source_dtype], data, out_data, out_scales
         )
     except TypeError as error:
         raise UsageError(
@@ -240,51 +243,18 @@ def encode_blocks(
         ) from error
 
 
-class _Stored(NamedTuple):
-    """What the kernels need to know about a dtype; one look-up, for enums are slow."""
-
-    format: Any
-    bits: int
-    blocked: bool
-
-
-_STORED: dict[DType, _Stored] = {}
+_FORMATS: dict[DType, Any] = {}
 if _problem is None:
-    _STORED = {
-        dtype: _Stored(getattr(_native.Format, dtype.value), dtype.bits, dtype.is_quantized)
+    _FORMATS = {
+        dtype: getattr(_native.Format, dtype.value)
         for dtype in (DType.Q4, DType.I8, DType.BF16, DType.F16, DType.F32)
     }
 
 
-def _check_product(name: str, x: Floats, norm: Floats | None, weights: Sequence[Tensor]) -> None:
-    for weight in weights:
-        if x.ndim != 2 or x.shape[1] != weight.shape[1]:
-            raise UsageError(f"{name}: x is {list(x.shape)}, {weight.name} is {list(weight.shape)}")
-    if norm is not None and norm.shape != x.shape[1:]:
-        raise UsageError(f"{name}: x is {list(x.shape)}, the norm {list(norm.shape)}")
-
-
-def _check_weight(weight: Tensor) -> tuple[Any, int, int]:
-    """Format, rows and columns of a weight whose bytes and scales are as many as its shape says."""
-    shape, scales = weight.shape, weight.scales
-    stored = _STORED.get(weight.dtype)
-    if stored is None:
-        raise CheckpointError(
-            f"{weight.name} is stored as {weight.dtype.value}, which cannot be computed with"
-        )
-    if len(shape) != 2:
-        raise CheckpointError(f"{weight.name} has shape {list(shape)}: only matrices can be multiplied")
-    rows, cols = shape
-    if weight.data.size * 8 != rows * cols * stored.bits:
-        raise CheckpointError(f"{weight.name}: {weight.data.size} bytes do not make {rows} x {cols} elements")
-    if stored.blocked:
-        if cols % BLOCK_SIZE:
-            raise CheckpointError(f"{weight.name}: {cols} columns are no multiple of {BLOCK_SIZE}")
-        if scales is None or scales.shape != (rows, cols // BLOCK_SIZE):
-            raise CheckpointError(
-                f"{weight.name}: its scales do not have the shape {rows} x {cols // BLOCK_SIZE}"
-            )
-    return stored.format, rows, cols
+def _format(weight: Tensor) -> Any:
+    """How a checked weight is stored, in the kernels' terms."""
+    half = weight.scales is not None and weight.scales.dtype == np.float16
+    return _native.Format.Q4H if half else _FORMATS[weight.dtype]
 
 
 _instances: weakref.WeakSet[NativeOps] = weakref.WeakSet()

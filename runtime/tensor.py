@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 
-__all__ = ["Bytes", "Floats", "Tensor"]
+__all__ = ["Bytes", "Floats", "Scales", "Tensor"]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Scales = NDArray[np.float32] | NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Tensor:
     """One tensor as it lies in its file; nothing is copied.
 
-    ``data`` are its bytes, 1-D, possibly at an odd address. ``scales`` are float32
+    ``data`` are its bytes, 1-D, possibly at an odd address. ``scales`` are float32, for Q4 also float16,
     ``[rows, cols / 32]`` (also possibly unaligned), or None for a tensor without blocks.
     """
 
@@ -28,7 +29,7 @@ class Tensor:
     dtype: DType
     shape: tuple[int, ...]
     data: Bytes
-    scales: Floats | None = None
+    scales: Scales | None = None
 
     @property
     def size(self) -> int:
@@ -40,7 +41,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file, scales included."""
+        """Bytes in its files, scales included."""
         return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     @property
@@ -79,6 +80,6 @@ class Tensor:
 
     def _apply_scales(self, blocks: Floats, start: int, stop: int) -> Floats:
         assert self.scales is not None  # the reader never builds a quantized tensor without
-        scales = self.scales[start:stop].reshape(-1, 1)
+        scales = self.scales[start:stop].astype(np.float32).reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite scales are legal in a file
             return (blocks * scales).reshape(stop - start, self.cols)

@@ -95,6 +95,8 @@ def bench(
             roofline=roofline,
             progress=_bar(bars),
         )
+    if report.warning is not None:
+        output.warn(report.warning)
     if json or form == "json":
         output.emit_json(bench_text.as_json(report))
     elif form in ("csv", "jsonl"):

@@ -85,6 +85,8 @@ def complete(
     with load(
         folder, backend=backend, threads=threads, activations=activations, context_length=context_length
     ) as engine:
+        if engine.warning is not None:
+            output.warn(engine.warning)
         if engine.tokenizer.note is not None:
             output.detail(engine.tokenizer.note)
         results: list[Completion] = []

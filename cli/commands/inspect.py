@@ -52,10 +52,12 @@ def inspect(
             described = report.describe(tensors, file.metadata, [file.path], None)
         elif model is not None:
             from cg.runtime.formats.checkpoint import Checkpoint
+            from cg.runtime.optimized import open_scales
 
             checkpoint = stack.enter_context(Checkpoint.open(registry.resolve(model)))
             tensors = checkpoint.tensors
             described = report.describe(tensors, checkpoint.metadata, checkpoint.files, checkpoint.config)
+            described["optimized"] = report.optimized(open_scales(checkpoint))
         rows = report.tensor_rows(tensors.values()) if all_tensors else []
     machine = report.machine()
     if json:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cg.runtime.errors import ModelNotFoundError, OutputError, UsageError
+from cg.runtime.home import optimized_file
 from cg.runtime.hub import hf_cache
 from cg.runtime.hub.model_folder import file_size, folder_size, missing_files, model_type, weights_type
 from cg.runtime.hub.names import (
@@ -89,12 +90,15 @@ def remove(name: str) -> int:
     if name == DEMO:
         raise UsageError("the bundled model is part of cg and cannot be removed")
     model = find(name)
+    folder = model.path.resolve()
     try:
         if model.origin == "hub" and model.repo_id is not None:
             from cg.runtime.hub.hf_delete import delete
 
-            return delete(model.repo_id, model.path)
-        return _remove_local(models_folder() / check_name(model.name), model.size)
+            freed = delete(model.repo_id, model.path)
+        else:
+            freed = _remove_local(models_folder() / check_name(model.name), model.size)
+        return freed + _remove_optimized(folder)
     except OSError as error:
         raise OutputError(f"cannot remove {model.path}: {error.strerror or error}") from error
 
@@ -104,6 +108,16 @@ def _remove_local(folder: Path, size: int) -> int:
         folder.unlink()
         return 0
     shutil.rmtree(folder)
+    return size
+
+
+def _remove_optimized(model: Path) -> int:
+    """What ``cg optimize`` made for a folder, if that is gone: behind a link it is not."""
+    side = optimized_file(model)
+    if side is None or model.exists() or not side.is_file():
+        return 0
+    size = side.stat().st_size
+    side.unlink()
     return size
 
 

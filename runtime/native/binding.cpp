@@ -29,7 +29,7 @@ namespace {
 template <class T, int ndim>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<ndim>, nb::c_contig, nb::device::cpu>;
 using Bytes = Array<const uint8_t, 1>;
-using Scales = std::optional<Array<const float, 2>>;
+using Scales = std::optional<nb::ndarray<nb::numpy, nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>>;
 using Norm = std::optional<Array<const float, 1>>;
 using Cache = nb::ndarray<nb::numpy, nb::ro, nb::ndim<3>, nb::device::cpu>;
 
@@ -43,8 +43,8 @@ struct Weight {
 };
 
 Weight* make_weight(Bytes data, Scales scales, cg::Format format, int64_t rows, int64_t cols) {
-  const float* pointer = scales ? scales->data() : nullptr;
-  const cg::Matrix matrix{data.data(), reinterpret_cast<const uint8_t*>(pointer), format, rows, cols};
+  const void* pointer = scales ? scales->data() : nullptr;
+  const cg::Matrix matrix{data.data(), static_cast<const uint8_t*>(pointer), format, rows, cols};
   return new Weight{data, scales, matrix};
 }
 
@@ -150,6 +150,7 @@ NB_MODULE(_native, m) {
   nb::enum_<cg::Format>(m, "Format", "How the elements of a matrix are stored.")
       .value("Q4", cg::Format::q4)
       .value("I8", cg::Format::i8)
+      .value("Q4H", cg::Format::q4h, "Q4 with scales in f16")
       .value("BF16", cg::Format::bf16)
       .value("F16", cg::Format::f16)
       .value("F32", cg::Format::f32);

@@ -39,7 +39,7 @@ struct Context::Team {
   std::mutex mutex;
   ThreadPool pool;
   std::vector<OfThread> of_thread;
-  Scratch floats, quantized[kBlockFormats], partials, angles;
+  Scratch floats, quantized[kElementFormats], partials, angles;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
@@ -57,7 +57,7 @@ struct Context::Team {
 // Activations as the products of one call want them.
 struct Context::Prepared {
   const float* x;
-  QuantizedTokens quantized[kBlockFormats];
+  QuantizedTokens quantized[kElementFormats];  // by what the weights' elements are
   bool few;
 };
 
@@ -87,13 +87,14 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
   Prepared prepared{in.x, {}, in.tokens <= kFewTokens};
   const Layout layout = prepared.few ? Layout::rows : Layout::panels;
   bool floats = false, quantized = false;
-  for (int f = 0; f < kFormats; f++) {
-    const bool quantize = in.int8 && is_blocked(static_cast<Format>(f));
-    if (!formats[f]) continue;
-    if (!quantize) {
+  for (int i = 0; i < kFormats; i++) {
+    const auto format = static_cast<Format>(i);
+    if (!formats[i]) continue;
+    if (!in.int8 || !is_blocked(format)) {
       floats = true;
       continue;
     }
+    const auto f = static_cast<size_t>(elements_of(format));
     const int64_t bytes = kernels_.quantized_bytes(layout, in.cols, in.tokens);
     prepared.quantized[f] = {team.quantized[f].get<std::byte>(bytes), in.tokens};
     quantized = true;
@@ -118,7 +119,7 @@ Context::Prepared Context::prepare(const Input& in, const bool* formats) {
       for (int64_t t = first; t < last; t++) {
         x[t - first] = in.x + t * in.cols;
         if (in.norm != nullptr) x[t - first] = normalize(in, t, rows + (t - first) * in.cols);
-        for (int f = 0; f < kBlockFormats; f++) {
+        for (int f = 0; f < kElementFormats; f++) {
           const QuantizedTokens& q = prepared.quantized[f];
           if (q.data != nullptr)
             kernels_.quantize_token(static_cast<Format>(f), layout, x[t - first], in.cols, q, t);
@@ -144,7 +145,7 @@ void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& 
   const auto format = static_cast<size_t>(weight.format);
   const bool int8 = in.int8 && is_blocked(weight.format);
   ProductArgs args{weight, prepared.x, {}, in.tokens, y, residual, y_stride, first_row, nullptr};
-  if (int8) args.quantized = prepared.quantized[format];
+  if (int8) args.quantized = prepared.quantized[static_cast<size_t>(elements_of(weight.format))];
   const Products& products = int8 ? kernels_.int8_products[format] : kernels_.f32_products[format];
   if (prepared.few) return products.rows(args, begin, end);
   const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols, in.tokens);

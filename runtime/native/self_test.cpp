@@ -54,7 +54,9 @@ class Elements {
   }
 
   const uint8_t* bytes() const { return bytes_.data() + 1; }
-  float largest() const { return format_ == Format::q4 ? 8.0f : format_ == Format::i8 ? 128.0f : 1.0f; }
+  float largest() const {
+    return elements_of(format_) == Format::q4 ? 8.0f : format_ == Format::i8 ? 128.0f : 1.0f;
+  }
 
  private:
   Format format_;
@@ -63,7 +65,8 @@ class Elements {
 
 struct Stored {
   Stored(Random& random, Format format, int64_t rows, int64_t cols)
-      : elements(random, format, rows * cols), scales(random, Format::f32, rows * cols / kBlock) {
+      : elements(random, format, rows * cols),
+        scales(random, format == Format::q4h ? Format::f16 : Format::f32, rows * cols / kBlock) {
     matrix = {elements.bytes(), is_blocked(format) ? scales.bytes() : nullptr, format, rows, cols};
   }
   Elements elements, scales;
@@ -84,6 +87,8 @@ class Trial {
     constexpr const char* kNames[kFormats][3] = {
         {"Q4 rows", "Q4 products with int8 activations", "Q4 products with f32 activations"},
         {"I8 rows", "I8 products with int8 activations", "I8 products with f32 activations"},
+        {"rows of Q4 with f16 scales", "products of Q4 with f16 scales and int8 activations",
+         "products of Q4 with f16 scales and f32 activations"},
         {"BF16 rows", nullptr, "BF16 products"},
         {"F16 rows", nullptr, "F16 products"},
         {"F32 rows", nullptr, "F32 products"}};

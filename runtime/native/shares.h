@@ -26,7 +26,7 @@ class Shares {
   explicit Shares(int64_t unit) : unit_(unit) {}
 
   void add(const Matrix& matrix) {
-    const int64_t scales = is_blocked(matrix.format) ? matrix.cols / kBlock * 4 : 0;
+    const int64_t scales = matrix.cols / kBlock * scale_bytes(matrix.format);
     const int64_t bytes = unit_ * (bytes_of(matrix.format, matrix.cols) + scales);
     const int64_t end = total() + divide_up(matrix.rows, unit_) * std::max<int64_t>(bytes, 1);
     parts_.push_back({matrix.rows, std::max<int64_t>(bytes, 1), total(), end});

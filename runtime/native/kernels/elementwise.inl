@@ -7,7 +7,7 @@ template <Format format>
 CG_INLINE void embed_row(const Matrix& table, int64_t row, float scale, float* out) {
   const int64_t cols = table.cols, blocks = cols / kBlock, rest = cols % kBlock;
   const uint8_t* data = table.data + row * bytes_of(format, cols);
-  const uint8_t* scales = is_blocked(format) ? table.scales + row * blocks * 4 : nullptr;
+  const uint8_t* scales = is_blocked(format) ? table.scales + row * blocks * scale_bytes(format) : nullptr;
   const F factor = set1(scale);
   F v[4];
   for (int64_t b = 0; b < blocks; b++) {
@@ -28,6 +28,7 @@ void embed(const Matrix& table, int64_t row, float scale, float* out) {
   switch (table.format) {
     case Format::q4: return embed_row<Format::q4>(table, row, scale, out);
     case Format::i8: return embed_row<Format::i8>(table, row, scale, out);
+    case Format::q4h: return embed_row<Format::q4h>(table, row, scale, out);
     case Format::bf16: return embed_row<Format::bf16>(table, row, scale, out);
     case Format::f16: return embed_row<Format::f16>(table, row, scale, out);
     case Format::f32: return embed_row<Format::f32>(table, row, scale, out);

@@ -20,21 +20,33 @@ constexpr int64_t kQueryTile = 32;
 // Entries of the key-value cache whose softmax is computed at a time.
 constexpr int64_t kSegment = 64;
 
-enum class Format : int { q4 = 0, i8 = 1, bf16 = 2, f16 = 3, f32 = 4 };
-constexpr int kFormats = 5;
-constexpr int kBlockFormats = 2;
+// q4h is q4 with scales in f16.
+enum class Format : int { q4 = 0, i8 = 1, q4h = 2, bf16 = 3, f16 = 4, f32 = 5 };
+constexpr int kFormats = 6;
+constexpr int kBlockFormats = 3;
+// Block formats that differ in more than their scales; they come first.
+constexpr int kElementFormats = 2;
 
-constexpr bool is_blocked(Format format) { return format == Format::q4 || format == Format::i8; }
+constexpr bool is_blocked(Format format) { return static_cast<int>(format) < kBlockFormats; }
+
+// How the elements are stored, whatever their scales are.
+constexpr Format elements_of(Format format) { return format == Format::q4h ? Format::q4 : format; }
 
 // Bytes of `elements` elements, scales not counted.
 constexpr int64_t bytes_of(Format format, int64_t elements) {
-  return format == Format::q4    ? elements / 2
-         : format == Format::i8  ? elements
-         : format == Format::f32 ? elements * 4
-                                 : elements * 2;
+  return elements_of(format) == Format::q4 ? elements / 2
+         : format == Format::i8            ? elements
+         : format == Format::f32           ? elements * 4
+                                           : elements * 2;
 }
 
-// A stored matrix, row after row, at any address. `scales` are f32 [rows, cols / 32], also at any address.
+// Bytes of one block's scale.
+constexpr int64_t scale_bytes(Format format) {
+  return format == Format::q4h ? 2 : is_blocked(format) ? 4 : 0;
+}
+
+// A stored matrix, row after row, at any address. `scales` are f32 (q4h: f16) [rows, cols / 32], also at any
+// address.
 struct Matrix {
   const uint8_t* data;
   const uint8_t* scales;
@@ -106,7 +118,7 @@ struct Kernels {
   // them.
   void (*spread_tokens)(const float* const* x, int64_t tokens, int64_t cols, float* out);
   int64_t (*quantized_bytes)(Layout layout, int64_t cols, int64_t tokens);
-  // One token's `cols` floats to token `token` of `out`, for weights of `format`.
+  // One token's `cols` floats to token `token` of `out`, for weights whose elements are q4 or i8.
   void (*quantize_token)(Format format, Layout layout, const float* x, int64_t cols,
                          const QuantizedTokens& out, int64_t token);
   // One row of a matrix, dequantized, times `scale`.

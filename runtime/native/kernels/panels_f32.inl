@@ -40,7 +40,8 @@ void unpack_floats(const Matrix& weight, int64_t col, int64_t cols, const FloatP
         const bool there = r + i < panel.count;
         const int64_t row = panel.row + r + i;
         const uint8_t* data = weight.data + row * row_bytes;
-        const uint8_t* scales = is_blocked(format) ? weight.scales + row * blocks * 4 : nullptr;
+        const uint8_t* scales =
+            is_blocked(format) ? weight.scales + row * blocks * scale_bytes(format) : nullptr;
         for (F& f : v[i]) f = zero();
         if (there) prefetch_far(data + bytes_of(format, col + c + kPieceCols));  // the next piece's
         if (there && n == kBlock) read_block<format>(data, scales, (col + c) / kBlock, v[i]);

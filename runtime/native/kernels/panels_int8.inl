@@ -37,7 +37,7 @@ template <Format format>
 CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t* first, uint8_t* second) {
   Bytes32 stored[4], v[4];
   for (int r = 0; r < 4; r++) stored[r] = load_32(rows[r] + offset);
-  if constexpr (format == Format::q4) {
+  if constexpr (elements_of(format) == Format::q4) {
     for (int r = 0; r < 4; r++) v[r] = low_nibbles(stored[r]);
     transpose_words(v);
     for (int i = 0; i < 4; i++) store_halves(first + i * kStep, second + i * kStep, v[i]);
@@ -56,7 +56,7 @@ CG_INLINE void unpack_four(const uint8_t* const rows[4], int64_t offset, uint8_t
 template <Format format>
 CG_INLINE void unpack_blocks(const uint8_t* const rows[4], int64_t block, int64_t count,
                              const int64_t* places, uint8_t* out) {
-  if constexpr (format == Format::q4) {
+  if constexpr (elements_of(format) == Format::q4) {
     for (int64_t i = 0; i + 2 <= count; i += 2) {
       unpack_four<format>(rows, bytes_of(format, (block + i) * kBlock), out + places[i] * kPanelBlock,
                           out + places[i + 1] * kPanelBlock);
@@ -77,17 +77,35 @@ CG_INLINE void unpack_blocks(const uint8_t* const rows[4], int64_t block, int64_
   }
 }
 
+// The scales of four neighbours among a row's `blocks` >= kLanes blocks, as floats.
+template <Format format>
+CG_INLINE Bytes16 four_scales(const uint8_t* row, int64_t block, int64_t blocks) {
+  if constexpr (format == Format::q4h) {
+    const int64_t first = block + kLanes <= blocks ? block : blocks - kLanes;  // nothing past the row's end
+    float scales[kLanes];
+    store(scales, load_scales<format>(row + first * scale_bytes(format)));
+    return load_16((const uint8_t*)(scales + block - first));
+  } else {
+    return load_16(row + block * scale_bytes(format));
+  }
+}
+
 // The scales of four blocks of four rows.
-CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_t count,
+template <Format format>
+CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t blocks, int64_t block, int64_t count,
                              const int64_t* places, float* out) {
-  if (count == 4) {
+  if (count == 4 && blocks >= kLanes) {
     Bytes16 v[4];
-    for (int r = 0; r < 4; r++) v[r] = load_16(rows[r] + block * 4);
+    for (int r = 0; r < 4; r++) v[r] = four_scales<format>(rows[r], block, blocks);
     transpose_words(v);
     for (int i = 0; i < 4; i++) store_16((uint8_t*)(out + places[i] * kPanelRows), v[i]);
   } else {
     for (int64_t i = 0; i < count; i++) {
-      for (int r = 0; r < 4; r++) out[places[i] * kPanelRows + r] = scale_at(rows[r], block + i);
+      for (int r = 0; r < 4; r++) {
+        float scale[kLanes];
+        store(scale, scale_of<format>(rows[r], block + i));
+        out[places[i] * kPanelRows + r] = scale[0];
+      }
     }
   }
 }
@@ -95,9 +113,9 @@ CG_INLINE void unpack_scales(const uint8_t* const rows[4], int64_t block, int64_
 // A panel's rows; the last one stands in for those that are missing.
 template <Format format>
 void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel& panel) {
-  constexpr int64_t kLine = format == Format::q4 ? 4 : 2;  // blocks in a cache line
+  constexpr int64_t kLine = elements_of(format) == Format::q4 ? 4 : 2;  // blocks in a cache line
   const int64_t blocks = weight.cols / kBlock, block_bytes = bytes_of(format, kBlock);
-  const int64_t row_bytes = blocks * block_bytes, row_scales = blocks * 4;
+  const int64_t row_bytes = blocks * block_bytes, row_scales = blocks * scale_bytes(format);
   // A line of every row before the next one, so that what is written stays in the first cache.
   for (int64_t first = 0; first < blocks; first += 4) {
     const int64_t count = blocks - first < 4 ? blocks - first : 4;
@@ -112,9 +130,9 @@ void unpack_panel(const Matrix& weight, const PanelOrder& order, const Int8Panel
         scales[i] = weight.scales + row * row_scales;
         for (int64_t b = 0; b < 4; b += kLine)  // the next panel's
           prefetch_far(data[i] + (first + b) * block_bytes + kPanelRows * row_bytes);
-        if (first % 16 == 0) prefetch_far(scales[i] + first * 4 + kPanelRows * row_scales);
+        if (first % 16 == 0) prefetch_far(scales[i] + first * scale_bytes(format) + kPanelRows * row_scales);
       }
-      unpack_scales(scales, first, count, places, panel.scales + r);
+      unpack_scales<format>(scales, blocks, first, count, places, panel.scales + r);
       unpack_blocks<format>(data, first, count, places, panel.bytes + r * 4);
     }
   }
@@ -225,7 +243,7 @@ void panels_int8(const ProductArgs& args, int64_t begin, int64_t end) {
       const int64_t stop = token + kTokenRun < args.tokens ? token + kTokenRun : args.tokens;
       for (int first = 0; first < kBlockGroup; first += segments) {
         const int last = first + segments;
-        panel_tiles<format, kPanelTokens>(args, panels, count, order, first, last, token, stop);
+        panel_tiles<elements_of(format), kPanelTokens>(args, panels, count, order, first, last, token, stop);
       }
     }
   }

@@ -30,7 +30,9 @@ int64_t quantized_bytes(Layout layout, int64_t cols, int64_t tokens) {
 }
 
 // Which block of a group the lanes of a row product's sums have.
-CG_INLINE const int* lane_order(Format format) { return format == Format::q4 ? kQ4Order : kI8Order; }
+CG_INLINE const int* lane_order(Format format) {
+  return elements_of(format) == Format::q4 ? kQ4Order : kI8Order;
+}
 
 // Round to nearest even of x * 127 / amax, per block; returns the sum of the integers.
 CG_INLINE int32_t quantize_block(const float* x, int8_t* values, float* scale) {

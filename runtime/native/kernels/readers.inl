@@ -3,22 +3,35 @@
 namespace cg {
 namespace {
 
-CG_INLINE float scale_at(const uint8_t* scales, int64_t block) {
-  float r;
-  memcpy(&r, scales + block * 4, sizeof r);
-  return r;
+// The scales of eight neighbouring blocks.
+template <Format format>
+CG_INLINE F load_scales(const uint8_t* p) {
+  if constexpr (format == Format::q4h) {
+    return load_f16(p);
+  } else {
+    return load_f32(p);
+  }
+}
+
+// The scale of one block, in all lanes; reads nothing around it.
+template <Format format>
+CG_INLINE F scale_of(const uint8_t* scales, int64_t block) {
+  constexpr int64_t kBytes = scale_bytes(format);
+  uint8_t same[kLanes * kBytes];
+  for (int i = 0; i < kLanes; i++) memcpy(same + i * kBytes, scales + block * kBytes, (size_t)kBytes);
+  return load_scales<format>(same);
 }
 
 template <Format format>
 CG_INLINE void read_block(const uint8_t* row, const uint8_t* scales, int64_t block, F out[4]) {
   const uint8_t* p = row + bytes_of(format, block * kBlock);
   if constexpr (is_blocked(format)) {
-    if constexpr (format == Format::q4) {
+    if constexpr (elements_of(format) == Format::q4) {
       unpack_q4(p, out);
     } else {
       unpack_i8(p, out);
     }
-    const F scale = set1(scale_at(scales, block));
+    const F scale = scale_of<format>(scales, block);
     for (int i = 0; i < 4; i++) out[i] = mul(out[i], scale);
   } else {
     for (int i = 0; i < 4; i++) {

@@ -8,7 +8,8 @@ template <Format format, int T>
 CG_INLINE void row_f32(const ProductArgs& args, int64_t row, int64_t token) {
   const int64_t cols = args.weight.cols, blocks = cols / kBlock, rest = cols % kBlock;
   const uint8_t* data = args.weight.data + row * bytes_of(format, cols);
-  const uint8_t* scales = is_blocked(format) ? args.weight.scales + row * blocks * 4 : nullptr;
+  const uint8_t* scales =
+      is_blocked(format) ? args.weight.scales + row * blocks * scale_bytes(format) : nullptr;
   const float* x = args.x + token * cols;
   F even[T], odd[T], w[4];
   for (int t = 0; t < T; t++) even[t] = odd[t] = zero();

@@ -17,8 +17,8 @@ constexpr int64_t kPieceLead = kLead / 2;
 // Eight blocks with T tokens, which lie next to each other.
 template <Format format, int T>
 CG_INLINE void add_group(const uint8_t* w, const uint8_t* w_scales, const TokenGroup* x, F* sums) {
-  const auto group = load_group<format>(w);
-  const F w_scale = in_lane_order<format>(load_f32(w_scales));
+  const auto group = load_group<elements_of(format)>(w);
+  const F w_scale = in_lane_order<elements_of(format)>(load_scales<format>(w_scales));
   I products[T];
   for (int t = 0; t < T; t++) products[t] = add(dot(group, x[t].values), load_ints(x[t].offsets));
   for (int t = 0; t < T; t++) sums[t] = fma(mul(to_float(products[t]), w_scale), load(x[t].scales), sums[t]);
@@ -31,11 +31,12 @@ CG_INLINE const TokenGroup* group_of(const ProductArgs& args, int64_t token, int
 // The blocks from `begin` on, less than a group, from a padded copy: nothing past the row's end is read.
 template <Format format, int T>
 CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int64_t begin, F* sums) {
+  constexpr int64_t kScale = scale_bytes(format);
   const int64_t blocks = args.weight.cols / kBlock, at = row * blocks + begin;
-  uint8_t rest[kBlockGroup * kBlock] = {}, rest_scales[kBlockGroup * 4] = {};
+  uint8_t rest[kBlockGroup * kBlock] = {}, rest_scales[kBlockGroup * kScale] = {};
   memcpy(rest, args.weight.data + bytes_of(format, at * kBlock),
          (size_t)bytes_of(format, (blocks - begin) * kBlock));
-  memcpy(rest_scales, args.weight.scales + at * 4, (size_t)(blocks - begin) * 4);
+  memcpy(rest_scales, args.weight.scales + at * kScale, (size_t)((blocks - begin) * kScale));
   add_group<format, T>(rest, rest_scales, group_of(args, token, begin / kBlockGroup), sums);
 }
 
@@ -43,11 +44,12 @@ CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int
 template <Format format, int T>
 CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, int64_t first, int64_t last,
                           int64_t ahead, F* sums) {
-  constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock), kGroupScales = kBlockGroup * 4;
+  constexpr int64_t kScale = scale_bytes(format), kGroupScales = kBlockGroup * kScale;
+  constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock);
   const int64_t block = row * (args.weight.cols / kBlock) + first * kBlockGroup;
   const uint8_t* data = args.weight.data + bytes_of(format, block * kBlock);
-  const uint8_t* scales = args.weight.scales + block * 4;
-  const int64_t far = bytes_of(format, ahead * kBlock), far_scales = ahead * 4;
+  const uint8_t* scales = args.weight.scales + block * kScale;
+  const int64_t far = bytes_of(format, ahead * kBlock), far_scales = ahead * kScale;
   const TokenGroup* x = group_of(args, token, first);
   for (int64_t g = first; g < last; g++) {
     for (int64_t line = 0; line < kGroupBytes; line += 64) prefetch_far(data + far + line);

@@ -65,20 +65,25 @@ class Random {
   uint64_t state_;
 };
 
-inline const char* const kFormatNames[] = {"q4", "i8", "bf16", "f16", "f32"};
+inline const char* const kFormatNames[] = {"q4", "i8", "q4h", "bf16", "f16", "f32"};
+
+inline float value_of_half(uint16_t half) {
+  const int exponent = half >> 10 & 31, mantissa = half & 1023;
+  const double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return static_cast<float>(half & 0x8000 ? -value : value);
+}
 
 // A random matrix of some format at some address, and its values.
 struct Stored {
   Stored(cg::Format format, int64_t rows, int64_t cols, int offset, uint64_t seed)
       : data(cg::bytes_of(format, rows * cols), offset),
-        scales(cg::is_blocked(format) ? rows * cols / cg::kBlock * 4 : 0, offset),
+        scales(rows * cols / cg::kBlock * cg::scale_bytes(format), offset),
         values(static_cast<size_t>(rows * cols)) {
     Random random(seed);
     const int64_t blocks = rows * cols / cg::kBlock;
     if (cg::is_blocked(format)) {
       for (int64_t b = 0; b < blocks; b++) {
-        const float scale = random.number();
-        std::memcpy(scales.bytes() + 4 * b, &scale, 4);
+        const float scale = put_scale(format, b, random);
         for (int64_t i = 0; i < cg::kBlock; i++) put_integer(format, b, i, random.bits(), scale);
       }
     } else {
@@ -87,9 +92,22 @@ struct Stored {
     matrix = {data.bytes(), cg::is_blocked(format) ? scales.bytes() : nullptr, format, rows, cols};
   }
 
+  // Of magnitude below 1.
+  float put_scale(cg::Format format, int64_t block, Random& random) {
+    float scale = random.number();
+    if (format == cg::Format::q4h) {
+      const auto half = static_cast<uint16_t>(random.bits() % 0x3c00 | (scale < 0 ? 0x8000 : 0));
+      std::memcpy(scales.bytes() + 2 * block, &half, 2);
+      scale = value_of_half(half);
+    } else {
+      std::memcpy(scales.bytes() + 4 * block, &scale, 4);
+    }
+    return scale;
+  }
+
   void put_integer(cg::Format format, int64_t block, int64_t i, uint32_t bits, float scale) {
     int value;
-    if (format == cg::Format::q4) {
+    if (cg::elements_of(format) == cg::Format::q4) {
       uint8_t* byte = data.bytes() + block * 16 + i % 16;
       *byte = static_cast<uint8_t>(*byte | (bits & 15) << (i < 16 ? 0 : 4));
       value = static_cast<int>(bits & 15) - 8;

@@ -41,7 +41,8 @@ void product(const cg::Kernels& kernels, Format format, bool int8, int64_t rows,
         const double xv = activations[static_cast<size_t>(t * cols + c)];
         const double product = xv * weight.values[static_cast<size_t>(r * cols + c)];
         expected += product;
-        magnitude += std::fabs(product) + (int8 && format == Format::q4 ? 8 * std::fabs(xv) : 0);
+        magnitude +=
+            std::fabs(product) + (int8 && cg::elements_of(format) == Format::q4 ? 8 * std::fabs(xv) : 0);
       }
       const float got = y.floats()[t * rows + r];
       CHECK(std::fabs(got - expected) <= 2e-6 * magnitude,
@@ -61,12 +62,16 @@ void extremes(const cg::Kernels& kernels, Format format, int64_t tokens) {
       test::Exact data(cg::bytes_of(format, kRows * kCols)), scales(kRows * kCols / 32 * 4);
       test::Exact x(tokens * kCols * 4), y(tokens * kRows * 4);
       std::memset(data.bytes(), byte, static_cast<size_t>(cg::bytes_of(format, kRows * kCols)));
-      for (int64_t i = 0; i < kRows * kCols / 32; i++) scales.floats()[i] = 1.0f;
+      for (int64_t i = 0; i < kRows * kCols / 32; i++) {
+        const uint16_t half = 0x3c00;
+        scales.floats()[i] = 1.0f;
+        if (format == Format::q4h) std::memcpy(scales.bytes() + 2 * i, &half, 2);
+      }
       for (int64_t i = 0; i < tokens * kCols; i++) x.floats()[i] = sign * 127.0f;
       const cg::Output output{{data.bytes(), scales.bytes(), format, kRows, kCols}, y.floats()};
       context.products({x.floats(), tokens, kCols, nullptr, 0, true}, &output, 1, nullptr);
       const int both = (byte & 15) - 8 + (byte >> 4) - 8;
-      const int pair = format == Format::q4 ? both : 2 * static_cast<int8_t>(byte);
+      const int pair = cg::elements_of(format) == Format::q4 ? both : 2 * static_cast<int8_t>(byte);
       const auto expected = static_cast<float>(pair * kCols / 2) * sign * 127.0f;
       for (int64_t i = 0; i < tokens * kRows; i++) {
         CHECK(y.floats()[i] == expected, "%s %s %02x * %g, %lld tokens: %g, not %g", kernels.isa,
@@ -104,6 +109,44 @@ void callers(const cg::Kernels& kernels, int64_t tokens) {
     const auto size = static_cast<size_t>(tokens * kRows * 4);
     CHECK(std::memcmp(y[i].bytes(), y[kCallers].bytes(), size) == 0, "%s caller %zu", kernels.isa, i);
   }
+}
+
+// Scales in f16, subnormal ones and zeros of both signs too: to the bit what the same scales in f32 give,
+// alone and beside a Q4 matrix, with which it shares the rounded activations.
+void half_scales(const cg::Kernels& kernels, bool int8, int64_t rows, int64_t cols, int64_t tokens) {
+  cg::Context context(kernels, 2);
+  test::Stored wide(Format::q4, rows, cols, 1, 11), half(Format::q4h, rows, cols, 3, 12);
+  std::memcpy(half.data.bytes(), wide.data.bytes(), static_cast<size_t>(rows * cols / 2));
+  for (int64_t b = 0; b < rows * cols / 32; b++) {
+    uint16_t bits;
+    std::memcpy(&bits, half.scales.bytes() + 2 * b, 2);
+    if (b % 3 == 0) bits = static_cast<uint16_t>(bits & 0x83ff);
+    if (b % 11 == 0) bits = static_cast<uint16_t>(bits & 0x8000);
+    std::memcpy(half.scales.bytes() + 2 * b, &bits, 2);
+    const float value = test::value_of_half(bits);
+    std::memcpy(wide.scales.bytes() + 4 * b, &value, 4);
+  }
+  test::Exact x(tokens * cols * 4);
+  test::Random random(10);
+  for (int64_t i = 0; i < tokens * cols; i++) x.floats()[i] = random.number();
+  std::vector<test::Exact> y;
+  for (int i = 0; i < 3; i++) y.emplace_back(tokens * rows * 4);
+  const cg::Input in{x.floats(), tokens, cols, nullptr, 0, int8};
+  const cg::Output outputs[] = {
+      {wide.matrix, y[0].floats()}, {half.matrix, y[1].floats()}, {half.matrix, y[2].floats()}};
+  context.products(in, outputs, 2, nullptr);
+  context.products(in, outputs + 2, 1, nullptr);
+  for (const size_t i : {1, 2}) {
+    CHECK(std::memcmp(y[0].bytes(), y[i].bytes(), static_cast<size_t>(tokens * rows * 4)) == 0,
+          "%s int8=%d %lldx%lld, %lld tokens", kernels.isa, int8, (long long)rows, (long long)cols,
+          (long long)tokens);
+  }
+  std::vector<float> rows_of[] = {std::vector<float>(static_cast<size_t>(cols)),
+                                  std::vector<float>(static_cast<size_t>(cols))};
+  kernels.embed(wide.matrix, rows - 1, 3.0f, rows_of[0].data());
+  kernels.embed(half.matrix, rows - 1, 3.0f, rows_of[1].data());
+  CHECK(std::memcmp(rows_of[0].data(), rows_of[1].data(), static_cast<size_t>(cols) * 4) == 0, "%s",
+        kernels.isa);
 }
 
 // Norm, several matrices at once, residual, gate and up: against the single steps.
@@ -171,6 +214,12 @@ int main() {
     for (const int64_t tokens : {1, 8, 9, 16, 17, 25}) {
       fused(kernels, false, tokens, 1);
       fused(kernels, true, tokens, 3);
+    }
+    for (const int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33}) {
+      for (const int64_t cols : {32, 224, 256, 288, 4224}) {
+        half_scales(kernels, true, 35, cols, tokens);
+        half_scales(kernels, false, 35, cols, tokens);
+      }
     }
     for (const int64_t tokens : {2, 33}) callers(kernels, tokens);
   });

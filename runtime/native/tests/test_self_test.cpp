@@ -137,6 +137,8 @@ std::vector<Wrong> spoiled() {
   spoil_products<Format::i8, true>(&all, "I8 products with int8 activations");
   spoil_products<Format::q4, false>(&all, "Q4 products with f32 activations");
   spoil_products<Format::i8, false>(&all, "I8 products with f32 activations");
+  spoil_products<Format::q4h, true>(&all, "products of Q4 with f16 scales and int8 activations");
+  spoil_products<Format::q4h, false>(&all, "products of Q4 with f16 scales and f32 activations");
   spoil_products<Format::bf16, false>(&all, "BF16 products");
   spoil_products<Format::f16, false>(&all, "F16 products");
   spoil_products<Format::f32, false>(&all, "F32 products");
@@ -145,6 +147,7 @@ std::vector<Wrong> spoiled() {
                                       quantize<cg::Layout::panels>);
   spoil<&cg::Kernels::embed>(&all, "Q4 rows", embed<Format::q4>);
   spoil<&cg::Kernels::embed>(&all, "I8 rows", embed<Format::i8>);
+  spoil<&cg::Kernels::embed>(&all, "rows of Q4 with f16 scales", embed<Format::q4h>);
   spoil<&cg::Kernels::embed>(&all, "BF16 rows", embed<Format::bf16>);
   spoil<&cg::Kernels::embed>(&all, "F16 rows", embed<Format::f16>);
   spoil<&cg::Kernels::embed>(&all, "F32 rows", embed<Format::f32>);
