@@ -90,6 +90,7 @@ def optimize(folder: Path, *, overwrite: bool = False, progress: Progress | None
             ]
             return _result(checkpoint, file, found, kept, written=False, started=started)
         del found  # Windows does not replace a file that is mapped
+        shards = identity(checkpoint)  # before anything is read: the model may be replaced meanwhile
         done = _Count(progress, 2 * sum(_scales(t).size for t in candidates))
         chosen, left = _choose(candidates, done)
         if not chosen:
@@ -97,7 +98,7 @@ def optimize(folder: Path, *, overwrite: bool = False, progress: Progress | None
                 f"{folder}: f16 does not hold all scales of any of its {len(candidates)} Q4 tensors",
                 hint="there is nothing to optimize; the model runs as it is",
             )
-        _write(file, chosen, identity(checkpoint), done)
+        _write(file, chosen, shards, done)
         found = open_scales(checkpoint, ignore_switch=True)
         if found.state != "fits":
             raise OutputError(f"{folder} changed while its scales were written", hint="try again")
@@ -114,7 +115,7 @@ def remove_scales(folder: Path) -> Path | None:
     with output_errors(file):
         try:
             file.unlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
     return file
 

@@ -332,6 +332,13 @@ def test_interrupted(model: Path) -> None:
     assert found(model).state == "none"
 
 
+def test_model_that_changes_meanwhile(model: Path) -> None:
+    """What was read of the old weights is never taken for the new ones'."""
+    with pytest.raises(OutputError, match="changed while its scales were written"):
+        optimize(model, progress=lambda *_: touch(model))
+    assert found(model).state == "stale"
+
+
 def test_folder_that_cannot_be_made(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CG_HOME", str(tmp_path / "file"))
