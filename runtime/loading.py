@@ -8,6 +8,7 @@ from pathlib import Path
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import TokenizerError
 from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.formats.preload import PreloadProgress
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend, open_ops
 from cg.runtime.prompts.chat import ChatTemplate
@@ -46,14 +47,21 @@ def load_model(
     backend: Backend = "auto",
     threads: int | None = None,
     activations: Activations | None = None,
+    preload: bool = False,
+    preload_progress: PreloadProgress | None = None,
 ) -> LoadedModel:
     """Open a folder in Hugging Face layout, original or quantized.
 
     Raises:
+        UsageError: preloading was asked for, and memory cannot hold the weights.
         FormatError: a file is malformed (see :mod:`cg.runtime.errors` for the causes).
         BackendError: the backend is not available here.
     """
     checkpoint = Checkpoint.open(folder)
+    if preload:
+        checkpoint.preload(preload_progress)
+    else:
+        checkpoint.read_ahead()
     model = load_gemma(checkpoint, backend=backend, threads=threads, activations=activations)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
