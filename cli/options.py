@@ -22,6 +22,7 @@ __all__ = [
     "ModelOption",
     "OverwriteOption",
     "PenaltyOption",
+    "PreloadOption",
     "SeedOption",
     "StopOption",
     "TemperatureOption",
@@ -49,6 +50,12 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model", "-m", envvar="CG_MODEL", help="Folder, alias, Hub id or local name; see cg models."
+    ),
+]
+PreloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--preload/--no-preload", envvar="CG_PRELOAD", help="Read all weights into memory before the start."
     ),
 ]
 MaxTokensOption = Annotated[

@@ -2,7 +2,7 @@ r"""Settings that come from a file: flag > environment > file > default.
 
 The file is ``config.toml`` in cg's configuration folder (``~/.config/cg`` on Linux, ``~/Library/Application
 Support/cg`` on macOS, ``%APPDATA%\cg`` on Windows), or the one that ``CG_CONFIG`` names. Keys: ``model``,
-``backend``, ``threads``.
+``backend``, ``threads``, ``preload``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cg.runtime.errors import UsageError
 
 __all__ = ["KEYS", "config_file", "default_map", "read"]
 
-KEYS = {"model": str, "backend": str, "threads": int}
+KEYS = {"model": str, "backend": str, "threads": int, "preload": bool}
 
 
 def config_file() -> Path:

@@ -13,6 +13,7 @@ from cg.runtime.bench_tests import BenchOptions, BenchResult, Clock, Progress, r
 from cg.runtime.engine import Engine
 from cg.runtime.errors import UsageError
 from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.formats.preload import PreloadProgress
 from cg.runtime.loading import load_gemma
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend
@@ -77,6 +78,8 @@ def bench_model(
     threads: Sequence[int] = (),
     activations: Activations | None = None,
     roofline: bool = False,
+    preload: bool = False,
+    preload_progress: PreloadProgress | None = None,
     progress: Progress | None = None,
     clock: Clock = time.perf_counter,
 ) -> BenchReport:
@@ -86,7 +89,8 @@ def bench_model(
         ContextLengthError: a test that the model's context does not hold.
         FormatError: a file is missing or malformed.
         BackendError: the backend is not available here, or read bandwidth cannot be measured.
-        UsageError: an impossible number of threads, or several for a backend that has one.
+        UsageError: an impossible number of threads, several for a backend that has one, or weights to preload
+            that memory cannot hold.
     """
     options = options or BenchOptions()
     if threads and min(threads) < 1:
@@ -97,6 +101,10 @@ def bench_model(
         scales = open_scales(checkpoint)
         model = load_gemma(checkpoint, backend=backend, threads=first, activations=activations, scales=scales)
         loaded = clock()
+        if preload:
+            checkpoint.preload(preload_progress)
+        else:
+            checkpoint.read_ahead()
         models = [model, *_with_threads(checkpoint, model, others, activations, scales)]
         tokenizer_seconds = _load_tokenizer(folder, clock)
         watch = MemoryWatch()

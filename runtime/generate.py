@@ -12,6 +12,7 @@ from cg.runtime.cache import KVDType
 from cg.runtime.completion import Completion, TextStream, Timings
 from cg.runtime.engine import Engine, Progress
 from cg.runtime.errors import ContextLengthError, SamplingError
+from cg.runtime.formats.preload import PreloadProgress
 from cg.runtime.loading import LoadedModel, load_model
 from cg.runtime.ops import Activations, Backend
 from cg.runtime.prompts.chat import ChatTemplate, Message
@@ -229,13 +230,26 @@ def load(
     activations: Activations | None = None,
     context_length: int | None = None,
     kv_dtype: KVDType = "f16",
+    preload: bool = False,
+    preload_progress: PreloadProgress | None = None,
 ) -> Model:
     """Open a model folder, original or quantized, straight from its memory-mapped files.
 
+    With ``preload`` all of the weights are read into the page cache first; ``preload_progress`` is called
+    with the bytes so far and in all, and may raise to cancel.
+
     Raises:
+        UsageError: preloading was asked for, and memory cannot hold the weights.
         FormatError: a file is missing or malformed.
         BackendError: the backend is not available here.
         ContextLengthError: ``context_length`` exceeds what the model was trained for.
     """
-    parts = load_model(Path(path), backend=backend, threads=threads, activations=activations)
+    parts = load_model(
+        Path(path),
+        backend=backend,
+        threads=threads,
+        activations=activations,
+        preload=preload,
+        preload_progress=preload_progress,
+    )
     return Model(parts, Engine(parts.model, context_length=context_length, kv_dtype=kv_dtype))

@@ -8,6 +8,7 @@ from pathlib import Path
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import TokenizerError
 from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.formats.preload import PreloadProgress
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend, open_ops
 from cg.runtime.optimized import OptimizedScales, open_scales
@@ -56,14 +57,21 @@ def load_model(
     backend: Backend = "auto",
     threads: int | None = None,
     activations: Activations | None = None,
+    preload: bool = False,
+    preload_progress: PreloadProgress | None = None,
 ) -> LoadedModel:
     """Open a folder in Hugging Face layout, original or quantized, with its optimized scales if it has some.
 
     Raises:
+        UsageError: preloading was asked for, and memory cannot hold the weights.
         FormatError: a file is malformed (see :mod:`cg.runtime.errors` for the causes).
         BackendError: the backend is not available here.
     """
     checkpoint = Checkpoint.open(folder)
+    if preload:
+        checkpoint.preload(preload_progress)
+    else:
+        checkpoint.read_ahead()
     scales = open_scales(checkpoint)
     model = load_gemma(checkpoint, backend=backend, threads=threads, activations=activations, scales=scales)
     tokenizer = Tokenizer.load(folder)

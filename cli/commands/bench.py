@@ -17,7 +17,15 @@ from cg.cli.bench_options import (
     numbers,
     sizes,
 )
-from cg.cli.options import ActivationsOption, BackendOption, JsonOption, model_folder, tell_fallback
+from cg.cli.loading import preload_bar
+from cg.cli.options import (
+    ActivationsOption,
+    BackendOption,
+    JsonOption,
+    PreloadOption,
+    model_folder,
+    tell_fallback,
+)
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +60,7 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random tokens.")] = 0,
     backend: BackendOption = "auto",
     activations: ActivationsOption = None,
+    preload: PreloadOption = False,
 ) -> None:
     """Measure prompt and generation speed, time to first token and memory.
 
@@ -65,7 +74,7 @@ def bench(
       cg bench codegemma-2b-q4
       cg bench codegemma-2b-q4 -p 128,512,2048 -n 0 -r 3 -o md
       cg bench codegemma-2b-q4 -d 0,4096 -t 1,2 --roofline
-      cg bench codegemma-2b-q4 -p 0 -n 0 -b 2,4,8
+      cg bench codegemma-2b-q4 -p 0 -n 0 -b 2,4,8 --preload
       cg bench demo -p 64 -n 16 | tail -n 1
     """
     if json and form not in ("table", "json"):
@@ -93,6 +102,8 @@ def bench(
             threads=numbers(threads, "", "-t"),
             activations=activations,
             roofline=roofline,
+            preload=preload,
+            preload_progress=preload_bar(bars),
             progress=_bar(bars),
         )
     if report.warning is not None:

@@ -6,6 +6,7 @@ import sys
 
 from cg.cli import output
 from cg.cli.conversation import HELP, Conversation
+from cg.cli.loading import load_model
 from cg.cli.options import (
     ActivationsOption,
     BackendOption,
@@ -14,6 +15,7 @@ from cg.cli.options import (
     MinPOption,
     ModelOption,
     PenaltyOption,
+    PreloadOption,
     SeedOption,
     TemperatureOption,
     ThreadsOption,
@@ -40,6 +42,7 @@ def chat(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     activations: ActivationsOption = None,
+    preload: PreloadOption = False,
 ) -> None:
     """Talk to an instruction-tuned model (codegemma-7b-it).
 
@@ -48,19 +51,24 @@ def chat(
 
     \b
     Examples:
-      cg chat -m codegemma-7b-it-q4
+      cg chat -m codegemma-7b-it-q4 --preload
       echo 'What does functools.partial do?' | cg chat -m codegemma-7b-it-q4 --temperature 0
     """
     folder = model_folder(model)
     import_numpy(backend)
     tell_fallback(backend)
 
-    from cg.runtime import SamplingOptions, load
+    from cg.runtime import SamplingOptions
     from cg.runtime.prompts.chat import GEMMA_TEMPLATE
 
     sampling = SamplingOptions(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    with load(
-        folder, backend=backend, threads=threads, activations=activations, context_length=context_length
+    with load_model(
+        folder,
+        backend=backend,
+        threads=threads,
+        activations=activations,
+        context_length=context_length,
+        preload=preload,
     ) as engine:
         if engine.warning is not None:
             output.warn(engine.warning)

@@ -10,6 +10,7 @@ import typer
 
 from cg.cli import cursor, options, output, start
 from cg.cli.completion_text import as_json, timings_line
+from cg.cli.loading import load_model
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def complete(
     backend: options.BackendOption = "auto",
     threads: options.ThreadsOption = None,
     activations: options.ActivationsOption = None,
+    preload: options.PreloadOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Complete code at the cursor.
@@ -61,7 +63,7 @@ def complete(
     Examples:
       cg complete -m demo --prefix 'def add(a, b):' --suffix $'\\n\\nprint(add(1, 2))'
       cg complete -m codegemma-2b-q4 --file app.py --line 12 --column 9 --context util.py
-      cg complete -m codegemma-2b-q4 --path app.py < buffer-with-cursor.py
+      cg complete -m codegemma-2b-q4 --path app.py --preload < buffer-with-cursor.py
       cg complete -m codegemma-2b-q4 --prefix @start.py -n 3 --temperature 0.8 --seed 1 --json
     """
     if alternatives > 1 and temperature == 0:
@@ -73,7 +75,7 @@ def complete(
     start.import_numpy(backend)
     options.tell_fallback(backend)
 
-    from cg.runtime import ContextFile, SamplingOptions, load
+    from cg.runtime import ContextFile, SamplingOptions
 
     files = [ContextFile(f.as_posix(), cursor.read_source(f)) for f in context or []]
     sampling = [
@@ -82,8 +84,13 @@ def complete(
         )
         for i in range(alternatives)
     ]
-    with load(
-        folder, backend=backend, threads=threads, activations=activations, context_length=context_length
+    with load_model(
+        folder,
+        backend=backend,
+        threads=threads,
+        activations=activations,
+        context_length=context_length,
+        preload=preload,
     ) as engine:
         if engine.warning is not None:
             output.warn(engine.warning)

@@ -14,10 +14,14 @@ from cg.runtime.errors import (
     InvalidIndexError,
     MissingShardError,
     MissingTensorError,
+    UsageError,
 )
 from cg.runtime.formats.jlama import fold_scales
+from cg.runtime.formats.preload import PreloadProgress, preload
+from cg.runtime.formats.read_ahead import ReadAhead
 from cg.runtime.formats.safetensors import SafetensorsFile
 from cg.runtime.formats.strict_json import read_object
+from cg.runtime.free_memory import available_memory
 from cg.runtime.tensor import Tensor
 
 __all__ = ["CONFIG_NAME", "INDEX_NAME", "SINGLE_NAME", "Checkpoint"]
@@ -42,6 +46,7 @@ class Checkpoint:
         self.shards = shards
         self.tensors: Mapping[str, Tensor] = MappingProxyType(fold_scales(_union(shards), str(folder)))
         """All tensors by name, in the order of files and data, quantized ones with their scales."""
+        self._read_ahead: ReadAhead | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -89,6 +94,11 @@ class Checkpoint:
         return tuple(s.path for s in self.shards)
 
     @property
+    def nbytes(self) -> int:
+        """Size of all files."""
+        return sum(s.nbytes for s in self.shards)
+
+    @property
     def metadata(self) -> dict[str, str]:
         """``__metadata__`` of all files; where they differ, the first file's."""
         merged: dict[str, str] = {}
@@ -96,8 +106,35 @@ class Checkpoint:
             merged.update(shard.metadata)
         return merged
 
+    def read_ahead(self) -> None:
+        """Begin to read what is not in the page cache, in the background and without waiting.
+
+        For whoever is about to compute with all of the weights; what memory cannot hold is left alone.
+        """
+        free = available_memory()
+        if free is None or self.nbytes <= free:
+            self._read_ahead = ReadAhead([shard.mapped for shard in self.shards])
+
+    def preload(self, progress: PreloadProgress | None = None) -> None:
+        """Read all files into the page cache, and return when they are there.
+
+        Raises:
+            UsageError: memory cannot hold them; they would only push each other out.
+            CheckpointError: a file cannot be read.
+        """
+        free = available_memory()
+        if free is not None and self.nbytes > free:
+            raise UsageError(
+                f"{self.folder}: preloading takes {self.nbytes / 1e9:.2f} GB of memory, "
+                f"{free / 1e9:.2f} GB are available",
+                hint="without preloading it runs as well, reading parts of the file again and again",
+            )
+        preload([shard.mapped for shard in self.shards], progress)
+
     def close(self) -> None:
         """Close all files, see :meth:`SafetensorsFile.close`."""
+        if self._read_ahead is not None:
+            self._read_ahead.stop()
         self.tensors = MappingProxyType({})
         _close(self.shards)
 

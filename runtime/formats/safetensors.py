@@ -14,6 +14,7 @@ import numpy as np
 from cg.runtime.errors import CheckpointError, TruncatedFileError
 from cg.runtime.formats.header import Header, read_header
 from cg.runtime.formats.jlama import fold_scales
+from cg.runtime.formats.preload import MappedFile
 from cg.runtime.tensor import Bytes, Tensor
 
 __all__ = ["SafetensorsFile", "read_header"]
@@ -74,6 +75,11 @@ class SafetensorsFile:
         """The whole file as bytes, header included."""
         return self._whole
 
+    @property
+    def mapped(self) -> MappedFile:
+        """What preloading needs."""
+        return MappedFile(self.path, self._map, self._whole)
+
     def release(self, start: int, stop: int) -> None:
         """Tell the system that bytes ``start:stop`` of the file are not needed soon.
 
@@ -115,7 +121,8 @@ def _map_file(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path} cannot be read: {e.strerror or e}") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # What is not in the page cache yet is read into huge pages where the file system has them, and stays
-        # there for every later process: decoding then spends no time on page tables.
+        # there for every later process: decoding then spends no time on page tables. It is also the advice to
+        # read ahead that works: the system reads in steps of megabytes, even where it has no huge pages.
         with suppress(OSError):  # a kernel without them
             mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped
