@@ -1,6 +1,6 @@
-"""cg as a worker: the default backend on a checkpoint folder, as it is.
+"""cg as a worker: the default backend on a checkpoint folder, as it is or with its optimized scales.
 
-python cg_worker.py FOLDER THREADS
+python cg_worker.py FOLDER THREADS [optimized]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import cg
 from cg.runtime.engine import Engine
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.loading import load_gemma
+from cg.runtime.optimized import open_scales
 
 __all__ = ["CgEngine"]
 
@@ -25,14 +26,20 @@ __all__ = ["CgEngine"]
 class CgEngine:
     """A mapped model with one key-value cache for every depth that decoding is measured at."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._model = load_gemma(Checkpoint.open(folder), threads=threads)
+    def __init__(self, folder: Path, threads: int, *, optimized: bool = False) -> None:
+        checkpoint = Checkpoint.open(folder)
+        self._scales = open_scales(checkpoint) if optimized else None
+        if self._scales is not None and self._scales.state != "fits":
+            sys.exit(f"{folder} is not optimized: {self._scales.state}")
+        self._model = load_gemma(checkpoint, threads=threads, scales=self._scales)
         self._engines: dict[int, Engine] = {}
 
     def describe(self) -> dict[str, Any]:
         """Version and the backend that was chosen."""
         ops = self._model.ops
         settings = {"backend": ops.name, "isa": ops.isa, "activations": ops.activations}
+        if self._scales is not None:
+            settings["scales"] = "f16"
         return {
             "package": "codegemma-cg",
             "version": cg.__version__,
@@ -98,4 +105,4 @@ class CgEngine:
 
 
 if __name__ == "__main__":
-    serve(CgEngine(Path(sys.argv[1]), int(sys.argv[2])))
+    serve(CgEngine(Path(sys.argv[1]), int(sys.argv[2]), optimized=sys.argv[3:] == ["optimized"]))

@@ -11,7 +11,13 @@ from rounds import Sample, Samples
 
 __all__ = ["ENGINES", "Goal", "Row", "Spread", "rows"]
 
-ENGINES = {"cg": "cg", "llama": "llama.cpp", "ik": "ik_llama.cpp", "torch": "torch"}
+ENGINES = {
+    "cg": "cg",
+    "cg_f16": "cg, optimized",
+    "llama": "llama.cpp",
+    "ik": "ik_llama.cpp",
+    "torch": "torch",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,9 @@ class Run:
 
     def main(self) -> None:
         """Private memory, decoding, prompts, small batches, and decoding behind many tokens."""
-        s, everybody, cached = self.sizes, ("cg", "llama", "ik", "torch"), ("cg", "llama", "ik")
+        s, cached = self.sizes, ("cg", "cg_f16", "llama", "ik")
+        everybody = (*cached, "torch")
+        programs.program(self.weights.optimize_with_cg(), self._optimized)
         with self._workers(self._quantized()) as workers:
             for engine in cached:
                 if engine in workers:
@@ -157,11 +159,17 @@ class Run:
                 run_rounds([question], workers, 1, self.samples, self.say)
 
     def _quantized(self) -> dict[str, Sequence[str]]:
-        commands: dict[str, Sequence[str]] = {"cg": self._cg(self.weights.q4)}
+        plain = self._cg(self.weights.q4)
+        commands: dict[str, Sequence[str]] = {"cg": plain, "cg_f16": [*plain, "optimized"]}
         for engine in ("llama", "ik"):
             if engine in self.pythons:
                 commands[engine] = self._ggml(engine, self.weights.gguf_q4)
         return commands | {"torch": self._torch("int4")}
+
+    @property
+    def _optimized(self) -> dict[str, str]:
+        """Where ``cg optimize`` puts its scales: a folder that no other phase looks into."""
+        return {"CG_HOME": str(self.work / "cg-home-optimized")}
 
     def _cg(self, folder: Path) -> list[str]:
         return [sys.executable, str(_HERE / "cg_worker.py"), str(folder), str(self.threads)]
@@ -186,7 +194,8 @@ class Run:
                 if engine == "torch" and find_spec("torch") is None:
                     continue
                 self.say(f"loading {ENGINES[engine]}{of}")
-                workers[engine] = stack.enter_context(Worker(engine, command, self._log(engine)))
+                worker = Worker(engine, command, self._log(engine), self._optimized)
+                workers[engine] = stack.enter_context(worker)
                 told = workers[engine].description
                 self.engines[f"{ENGINES[engine]}{of}"] = {key: told[key] for key in _SETTINGS if key in told}
             yield workers

@@ -10,7 +10,7 @@ from figures import ENGINES, Row
 __all__ = ["svg"]
 
 _WIDTH, _LEFT, _BAR, _GAP, _HEAD = 640, 120, 22, 8, 34
-_COLOURS = {"cg": "#1f6f8b", "llama": "#b8b8b8", "ik": "#b8b8b8", "torch": "#b8b8b8"}
+_COLOURS = {"cg": "#1f6f8b", "cg_f16": "#1f6f8b", "llama": "#b8b8b8", "ik": "#b8b8b8", "torch": "#b8b8b8"}
 
 
 def svg(table: Sequence[Row]) -> str:

@@ -62,6 +62,10 @@ class Weights:
         command = [sys.executable, "-m", "cg.cli", "quantize", str(self.source), str(self.q4)]
         return [*command, "--overwrite", "--threads", str(threads)]
 
+    def optimize_with_cg(self) -> list[str]:
+        """The command that keeps the scales of ``q4`` in f16 too."""
+        return [sys.executable, "-m", "cg.cli", "optimize", str(self.q4), "--overwrite"]
+
     def quantize_with_llama(self, python: Path, threads: int) -> list[str]:
         """The command that makes ``gguf_q4`` anew."""
         script = str(_HERE / "ggml_quantize.py")

@@ -88,10 +88,10 @@ def test_memory_and_times() -> None:
 
 
 def test_table_and_plot_show_values_ratios_and_goals() -> None:
-    samples = _samples(prompt={"cg": [2.0, 2.0], "ik": [3.0, 4.0]})
+    samples = _samples(prompt={"cg": [2.0, 2.0], "cg_f16": [1.6, 1.6], "ik": [3.0, 4.0]})
     table = rows(_results(), samples)
     text = markdown(_results(notes=["A note."]), samples, table)
-    cells = "| 256 |  | 149 |  |  | **1.75** (1.50–2.00) |  |"
+    cells = "| 256 | 320 |  | 149 |  | **0.80** (0.80–0.80) |  | **1.75** (1.50–2.00) |  |"
     assert (
         f"| prompt of 512 (tok/s) {cells} ≥ 1.7 × llama.cpp, ≥ 1.2 × ik_llama.cpp | not measured, yes |"
         in text
