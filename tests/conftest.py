@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import cg.runtime
 # into the developer's own folder.
 os.environ["CG_HOME"] = tempfile.mkdtemp(prefix="cg-tests-")
 atexit.register(shutil.rmtree, os.environ["CG_HOME"], ignore_errors=True)
+
+# A shell's background jobs ignore Ctrl-C, and their children inherit that; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TESTS = Path(__file__).parent
 _OWN_VARIABLES = ("CG_", "HF_", "HUGGING", "XDG_")
