@@ -263,12 +263,17 @@ void Context::attention(const AttentionArgs& args) {
   // Few tiles: their segments are shared out, and joined when all are done.
   const int64_t tile_floats = std::min(rows, kQueryTile) * stride;
   float* partials = team.partials.get<float>(all * longest * tile_floats);
-  auto one = [&](int64_t i, int thread) {
-    const int64_t kv_head = i / longest / tiles, tile = i / longest % tiles, segment = i % longest;
-    if (segment >= segments_of(tile)) return;
-    attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread, partials + i * tile_floats);
-  };
-  team.pool.for_each(all * longest, one);
+  // Neighbouring segments to one thread, which asks for the next one while it is at the last keys of one.
+  team.split(all * longest, args.kv_heads * rows * longest * kSegment * dim,
+             [&](int64_t begin, int64_t end, int thread) {
+               for (int64_t i = begin; i < end; i++) {
+                 const int64_t kv_head = i / longest / tiles, tile = i / longest % tiles,
+                               segment = i % longest;
+                 if (segment < segments_of(tile))
+                   attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread,
+                             partials + i * tile_floats);
+               }
+             });
   auto finish = [&](int64_t i, int) {
     const int64_t kv_head = i / rows, row = i % rows, tile = row / kQueryTile;
     float* first = partials + (kv_head * tiles + tile) * longest * tile_floats + row % kQueryTile * stride;

@@ -8,7 +8,7 @@ namespace {
 // Keys that are asked for ahead.
 constexpr int64_t kAhead = 8;
 // Rows that do without a copy of a segment as floats.
-constexpr int64_t kDirectRows = 8;
+constexpr int64_t kFewRows = 8;
 constexpr int64_t kDims = kWideLanes * kMixVectors;
 
 // Head dimensions in scratch memory: padded with zeros.
@@ -88,13 +88,13 @@ CG_INLINE void score(const float* queries, const Entries& keys, int64_t key, int
   }
 }
 
-// Scores of all rows with N keys.
-template <int N, class Entries>
+// Scores of all rows with N keys, R rows at a time.
+template <int R, int N, class Entries>
 CG_INLINE void score_keys(const AttentionScratch& s, int64_t rows, const Entries& keys, int64_t key,
                           int64_t width, float scale) {
   int64_t r = 0;
-  for (; r + kScoreRows <= rows; r += kScoreRows)
-    score<kScoreRows, N>(s.queries + r * width, keys, key, width, scale, s.scores + r * kSegment);
+  for (; r + R <= rows; r += R)
+    score<R, N>(s.queries + r * width, keys, key, width, scale, s.scores + r * kSegment);
   for (; r < rows; r++) score<1, N>(s.queries + r * width, keys, key, width, scale, s.scores + r * kSegment);
 }
 
@@ -168,6 +168,24 @@ CG_INLINE void mix_rows(const AttentionScratch& s, int64_t rows, const int64_t* 
   for (; r < rows; r++) mix<1>(s, r, values, 0, seen[r], width, partials + r * stride);
 }
 
+// Scores of all rows with `n` keys straight from the cache; the values are asked for meanwhile.
+template <int R, int N>
+void score_cached(const AttentionArgs& args, const AttentionScratch& s, int64_t rows, const HalfEntries& keys,
+                  const uint8_t* values, int64_t n) {
+  const int64_t dim = args.head_dim;
+  int64_t j = 0;
+  for (; j + N <= n; j += N) {
+    for (int64_t k = j; k < j + N; k++) {
+      for (int64_t line = 0; line < 2 * dim; line += 64) {
+        prefetch(keys.base + (k + kAhead) * keys.stride + line);
+        prefetch_far(values + k * args.value_token_stride + line);
+      }
+    }
+    score_keys<R, N>(s, rows, keys, j, dim, args.scale);
+  }
+  for (; j < n; j++) score_keys<R, 1>(s, rows, keys, j, dim, args.scale);
+}
+
 void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, int64_t segment,
             float* scratch, float* partials) {
   const int64_t group = args.heads / args.kv_heads, dim = args.head_dim, width = padded(dim);
@@ -184,20 +202,12 @@ void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t c
   const int64_t n = seen[count - 1];
   const uint8_t* keys = args.keys + kv_head * args.key_head_stride + begin * args.key_token_stride;
   const uint8_t* values = args.values + kv_head * args.value_head_stride + begin * args.value_token_stride;
-  if (count <= kDirectRows && args.half && dim == width) {
-    // Too few rows to pay for a copy: both are read straight from the cache, values asked for meanwhile.
+  if (count <= kFewRows && args.half && dim == width) {
+    // Too few rows to pay for a copy: both are read straight from the cache.
     const HalfEntries direct{keys, args.key_token_stride};
-    int64_t j = 0;
-    for (; j + kScoreKeys <= n; j += kScoreKeys) {
-      for (int64_t k = j; k < j + kScoreKeys; k++) {
-        for (int64_t line = 0; line < 2 * dim; line += 64) {
-          prefetch(keys + (k + kAhead) * args.key_token_stride + line);
-          prefetch_far(values + k * args.value_token_stride + line);
-        }
-      }
-      score_keys<kScoreKeys>(s, count, direct, j, width, args.scale);
-    }
-    for (; j < n; j++) score_keys<1>(s, count, direct, j, width, args.scale);
+    const auto score_direct =
+        count < kDirectRows ? score_cached<kScoreRows, kScoreKeys> : score_cached<kDirectRows, kDirectKeys>;
+    score_direct(args, s, count, direct, values, n);
     mix_rows(s, count, seen, HalfEntries{values, args.value_token_stride}, width, partials);
     return;
   }
@@ -205,8 +215,9 @@ void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t c
   for (int64_t j = 0; j < n; j++)
     widen(keys + j * args.key_token_stride, args.half, dim, width, s.entries + j * width);
   int64_t j = 0;
-  for (; j + kScoreKeys <= n; j += kScoreKeys) score_keys<kScoreKeys>(s, count, copy, j, width, args.scale);
-  for (; j < n; j++) score_keys<1>(s, count, copy, j, width, args.scale);
+  for (; j + kScoreKeys <= n; j += kScoreKeys)
+    score_keys<kScoreRows, kScoreKeys>(s, count, copy, j, width, args.scale);
+  for (; j < n; j++) score_keys<kScoreRows, 1>(s, count, copy, j, width, args.scale);
   for (j = 0; j < n; j++)
     widen(values + j * args.value_token_stride, args.half, dim, width, s.entries + j * width);
   mix_rows(s, count, seen, copy, width, partials);

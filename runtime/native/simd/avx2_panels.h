@@ -21,6 +21,8 @@ constexpr int kFloatTokens = 5;
 // Attention: rows and keys, rows and vectors of values per step.
 constexpr int kScoreRows = 4;
 constexpr int kScoreKeys = 3;
+constexpr int kDirectRows = 8;
+constexpr int kDirectKeys = 1;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 2;
 

@@ -96,6 +96,8 @@ constexpr int kFloatTokens = 12;
 // Attention: rows and keys, rows and vectors of values per step.
 constexpr int kScoreRows = 2;
 constexpr int kScoreKeys = 4;
+constexpr int kDirectRows = 2;
+constexpr int kDirectKeys = 4;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 2;
 
