@@ -31,6 +31,8 @@ class Sizes:
 
     prompt: int = 512
     decode: int = 32
+    decodes: int = 3
+    """How often a round measures decoding and the limit of it."""
     depth: int = 4096
     batches: tuple[int, int] = (4, 8)
     repeat: int = 8
@@ -41,7 +43,7 @@ class Sizes:
 
 
 FULL = Sizes()
-SMOKE = Sizes(prompt=32, decode=4, depth=64, repeat=1, seven_b=4)
+SMOKE = Sizes(prompt=32, decode=4, decodes=1, depth=64, repeat=1, seven_b=4)
 
 
 @dataclass(slots=True)
@@ -115,8 +117,8 @@ class Run:
                     self._watch_memory(engine, workers[engine])
             if "torch" in workers:
                 workers["torch"].ask("prompt", ids=self._ids(s.prompt))
+            decode = Question("decode", "decode", {"ids": self._ids(s.decode)}, everybody)
             questions = [
-                Question("decode", "decode", {"ids": self._ids(s.decode)}, everybody),
                 Question("prompt", "prompt", {"ids": self._ids(s.prompt)}, everybody),
                 *(
                     Question(f"batch{n}", "batch", {"ids": self._ids(n), "repeat": s.repeat}, everybody)
@@ -124,7 +126,10 @@ class Run:
                 ),
             ]
             for _ in range(self.rounds):
-                self._measure_limit("2b", workers["cg"])
+                # Several times a round: memory may be fast in one second and slow in the next.
+                for _ in range(s.decodes):
+                    self._measure_limit("2b", workers["cg"])
+                    run_rounds([decode], workers, 1, self.samples, self.say)
                 run_rounds(questions, workers, 1, self.samples, self.say)
             for engine in cached:
                 if engine in workers:
@@ -134,7 +139,7 @@ class Run:
                 Question("depth0", "decode", {"ids": self._ids(s.decode)}, cached),
                 Question("depth", "decode", {"ids": self._ids(s.decode), "depth": s.depth}, cached),
             ]
-            run_rounds(questions, workers, self.rounds, self.samples, self.say)
+            run_rounds(questions, workers, self.rounds * s.decodes, self.samples, self.say)
 
     def original(self) -> None:
         """A prompt on the unquantized weights."""
@@ -154,7 +159,7 @@ class Run:
         question = Question("seven_b", "decode", arguments, ("cg",))
         with self._workers({"cg": self._cg(folder)}, " (7b)") as workers:
             workers["cg"].ask("decode", **arguments)
-            for _ in range(self.rounds):
+            for _ in range(self.rounds * self.sizes.decodes):
                 self._measure_limit("7b", workers["cg"])
                 run_rounds([question], workers, 1, self.samples, self.say)
 

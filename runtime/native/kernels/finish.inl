@@ -18,8 +18,8 @@ CG_INLINE void finish(const ProductArgs& args, int64_t token, int64_t row, float
 
 // Rows of a panel.
 constexpr int64_t kPanelRows = kWideLanes * kPanelVectors;
-// Panels that share a pass over the activations.
-constexpr int64_t kPanels = 2;
+// Rows whose panels share a pass over the activations.
+constexpr int64_t kPassRows = 64;
 
 // Vector `i` of a tile of a panel, whose rows are [row, row + count) and whose first token is `token`.
 CG_INLINE void put(const ProductArgs& args, int64_t row, int64_t count, int64_t token, int i, W sums) {

@@ -5,6 +5,7 @@ namespace cg {
 namespace {
 
 constexpr int64_t kPieceCols = 256;
+constexpr int64_t kFloatPanels = kPassRows / kPanelRows;
 
 // A piece of a panel in scratch memory, and its tokens' sums so far.
 struct FloatPanel {
@@ -14,7 +15,7 @@ struct FloatPanel {
 };
 
 int64_t f32_scratch_bytes(int64_t, int64_t tokens) {
-  return kPanels * (kPieceCols + tokens) * kPanelRows * 4;
+  return kFloatPanels * (kPieceCols + tokens) * kPanelRows * 4;
 }
 
 // Some neighbours' floats side by side: [cols, kFloatTokens].
@@ -89,12 +90,22 @@ CG_INLINE void float_tile(const ProductArgs& args, const FloatPanel& panel, int6
   }
 }
 
+// Asks for what the tokens after those at `token` have in the columns: from tile to tile the processor sees
+// no pattern of its own.
+CG_INLINE void ask_for_next(const ProductArgs& args, int64_t col, int64_t cols, int64_t token) {
+  const int64_t tile = token / kFloatTokens + 1;
+  if (tile * kFloatTokens >= args.tokens) return;
+  const float* next = args.x + tile * kFloatTokens * args.weight.cols + col * kFloatTokens;
+  for (int64_t i = 0; i < cols * kFloatTokens; i += 16) prefetch_far((const uint8_t*)(next + i));
+}
+
 // The tokens from `token` on, as many at a time as they come.
 template <int T>
 void float_tiles(const ProductArgs& args, const FloatPanel* panels, int64_t count, int64_t col, int64_t cols,
                  int64_t token) {
   if constexpr (T > 0) {
     for (; token + T <= args.tokens; token += T) {
+      ask_for_next(args, col, cols, token);
       for (int64_t i = 0; i < count; i++) float_tile<T>(args, panels[i], col, cols, token);
     }
     float_tiles<T / 2>(args, panels, count, col, cols, token);
@@ -104,10 +115,10 @@ void float_tiles(const ProductArgs& args, const FloatPanel* panels, int64_t coun
 template <Format format>
 void panels_f32(const ProductArgs& args, int64_t begin, int64_t end) {
   float* scratch = static_cast<float*>(args.scratch);
-  for (int64_t row = begin; row < end; row += kPanels * kPanelRows) {
-    FloatPanel panels[kPanels];
+  for (int64_t row = begin; row < end; row += kPassRows) {
+    FloatPanel panels[kFloatPanels];
     int64_t count = 0;
-    for (int64_t r = row; count < kPanels && r < end; r += kPanelRows, count++) {
+    for (int64_t r = row; count < kFloatPanels && r < end; r += kPanelRows, count++) {
       float* values = scratch + count * (kPieceCols + args.tokens) * kPanelRows;
       panels[count] = {r, r + kPanelRows < end ? kPanelRows : end - r, values,
                        values + kPieceCols * kPanelRows};

@@ -7,11 +7,12 @@ namespace {
 
 constexpr int64_t kStep = kPanelRows * 4;             // bytes of four columns
 constexpr int64_t kPanelBlock = kPanelRows * kBlock;  // bytes of a block of columns
-constexpr int64_t kMorePanels = 4;              // that share a pass over the activations if they are short
-constexpr int64_t kShortPanel = 2048 / kBlock;  // in blocks
-constexpr int64_t kWholePanel = 4096 / kBlock;  // longer ones are used segment by segment
-constexpr int64_t kLevels = 3;                  // partial sums that the tree of segments keeps
-constexpr int64_t kTokenRun = 128;              // whose partial sums wait for the next segment
+constexpr int64_t kLongPanels = 2;                    // that share a pass over the activations
+constexpr int64_t kMorePanels = 4;                    // that do if they are short
+constexpr int64_t kShortPanel = 2048 / kBlock;        // in blocks
+constexpr int64_t kWholePanel = 4096 / kBlock;        // longer ones are used segment by segment
+constexpr int64_t kLevels = 3;                        // partial sums that the tree of segments keeps
+constexpr int64_t kTokenRun = 128;                    // whose partial sums wait for the next segment
 
 // A panel in scratch memory.
 struct Int8Panel {
@@ -21,7 +22,9 @@ struct Int8Panel {
   float* levels;       // [kLevels, kTokenRun, kPanelRows], when segments come one by one
 };
 
-CG_INLINE int64_t panels_together(int64_t blocks) { return blocks <= kShortPanel ? kMorePanels : kPanels; }
+CG_INLINE int64_t panels_together(int64_t blocks) {
+  return blocks <= kShortPanel ? kMorePanels : kLongPanels;
+}
 
 CG_INLINE int64_t int8_panel_bytes(int64_t blocks) {
   const int64_t levels = blocks <= kWholePanel ? 0 : kLevels * kTokenRun;

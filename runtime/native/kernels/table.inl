@@ -24,7 +24,7 @@ namespace cg {
 
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
-    kPanels * kPanelRows,
+    kPassRows,
     kFloatTokens,
     {{rows_f32<Format::q4>, panels_f32<Format::q4>},
      {rows_f32<Format::i8>, panels_f32<Format::i8>},
