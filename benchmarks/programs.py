@@ -46,14 +46,13 @@ def worker_first_token(command: Sequence[str], log: Path, ids: Sequence[int]) ->
 
 
 def cg_first_token(model: Path, threads: int, number: int, home: Path) -> Sample:
-    """Seconds that ``cg complete`` takes for one token.
+    """Seconds that ``cg complete`` takes for one token behind a prompt of 15.
 
     ``number`` makes the prompt another one every time, so that nothing kept of an earlier one can help.
     """
     command = [
         sys.executable, "-m", "cg.cli", "complete", "--model", str(model), "--threads", str(threads),
-        "--prefix", f"def add_{number}(a, b):\n    return ", "--suffix", "\n\n\nprint(add(1, 2))\n",
-        "--max-tokens", "1",
+        "--prefix", f"def add_{number}(a, b): ", "--suffix", "\n", "--max-tokens", "1",
     ]  # fmt: skip
     return program(command, {"CG_HOME": str(home)})
 
