@@ -128,8 +128,8 @@ class Run:
             for _ in range(self.rounds):
                 # Several times a round: memory may be fast in one second and slow in the next.
                 for _ in range(s.decodes):
-                    self._measure_limit("2b", workers["cg"])
                     run_rounds([decode], workers, 1, self.samples, self.say)
+                    self._measure_limit("2b", workers["cg"])  # afterwards: it leaves cg wide awake
                 run_rounds(questions, workers, 1, self.samples, self.say)
             for engine in cached:
                 if engine in workers:
