@@ -12,23 +12,8 @@ using Bytes16 = int8x16_t;
 
 CG_INLINE Bytes16 load_16(const uint8_t* p) { return load_signed(p); }
 CG_INLINE void store_16(uint8_t* p, Bytes16 a) { vst1q_u8(p, vreinterpretq_u8_s8(a)); }
-
-struct Bytes32 {
-  Bytes16 low, high;
-};
-
-CG_INLINE Bytes32 load_32(const uint8_t* p) { return {load_16(p), load_16(p + 16)}; }
-CG_INLINE void store_halves(uint8_t* low, uint8_t* high, Bytes32 a) {
-  store_16(low, a.low);
-  store_16(high, a.high);
-}
-CG_INLINE Bytes32 low_nibbles(Bytes32 a) {
-  return {low_nibbles(vreinterpretq_u8_s8(a.low)), low_nibbles(vreinterpretq_u8_s8(a.high))};
-}
-CG_INLINE Bytes32 high_nibbles(Bytes32 a) {
-  return {high_nibbles(vreinterpretq_u8_s8(a.low)), high_nibbles(vreinterpretq_u8_s8(a.high))};
-}
-CG_INLINE Bytes32 to_panel_i8(Bytes32 a) { return a; }
+CG_INLINE Bytes16 low_nibbles(Bytes16 a) { return low_nibbles(vreinterpretq_u8_s8(a)); }
+CG_INLINE Bytes16 high_nibbles(Bytes16 a) { return high_nibbles(vreinterpretq_u8_s8(a)); }
 
 // The sums of four vectors.
 CG_INLINE void sum_four(const F v[4], float* out) {
@@ -54,18 +39,6 @@ CG_INLINE void transpose_words(Bytes16 v[4]) {
   for (int i = 0; i < 4; i++) words[i] = vreinterpretq_f32_s8(v[i]);
   transpose_words(words);
   for (int i = 0; i < 4; i++) v[i] = vreinterpretq_s8_f32(words[i]);
-}
-
-// The same within each half.
-CG_INLINE void transpose_words(Bytes32 v[4]) {
-  Bytes16 low[4], high[4];
-  for (int i = 0; i < 4; i++) {
-    low[i] = v[i].low;
-    high[i] = v[i].high;
-  }
-  transpose_words(low);
-  transpose_words(high);
-  for (int i = 0; i < 4; i++) v[i] = {low[i], high[i]};
 }
 
 // v[i]'s lane j becomes v[j]'s lane i.
@@ -201,3 +174,5 @@ struct Dots<Format::i8> {
 
 }  // namespace
 }  // namespace cg
+
+#include "simd/two_halves.h"

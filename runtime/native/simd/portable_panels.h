@@ -19,29 +19,15 @@ CG_INLINE Bytes16 load_16(const uint8_t* p) {
 
 CG_INLINE void store_16(uint8_t* p, Bytes16 a) { memcpy(p, a.byte, sizeof a.byte); }
 
-struct Bytes32 {
-  Bytes16 low, high;
-};
-
-CG_INLINE Bytes32 load_32(const uint8_t* p) { return {load_16(p), load_16(p + 16)}; }
-CG_INLINE void store_halves(uint8_t* low, uint8_t* high, Bytes32 a) {
-  store_16(low, a.low);
-  store_16(high, a.high);
-}
-
-CG_INLINE Bytes32 low_nibbles(Bytes32 a) {
-  for (uint8_t& byte : a.low.byte) byte &= 15;
-  for (uint8_t& byte : a.high.byte) byte &= 15;
+CG_INLINE Bytes16 low_nibbles(Bytes16 a) {
+  for (uint8_t& byte : a.byte) byte &= 15;
   return a;
 }
 
-CG_INLINE Bytes32 high_nibbles(Bytes32 a) {
-  for (uint8_t& byte : a.low.byte) byte = (uint8_t)(byte >> 4);
-  for (uint8_t& byte : a.high.byte) byte = (uint8_t)(byte >> 4);
+CG_INLINE Bytes16 high_nibbles(Bytes16 a) {
+  for (uint8_t& byte : a.byte) byte = (uint8_t)(byte >> 4);
   return a;
 }
-
-CG_INLINE Bytes32 to_panel_i8(Bytes32 a) { return a; }
 
 // v[i]'s word j becomes v[j]'s word i.
 CG_INLINE void transpose_words(Bytes16 v[4]) {
@@ -50,18 +36,6 @@ CG_INLINE void transpose_words(Bytes16 v[4]) {
     for (int j = 0; j < 4; j++) memcpy(r[j].byte + 4 * i, v[i].byte + 4 * j, 4);
   }
   for (int i = 0; i < 4; i++) v[i] = r[i];
-}
-
-// The same within each half.
-CG_INLINE void transpose_words(Bytes32 v[4]) {
-  Bytes16 low[4], high[4];
-  for (int i = 0; i < 4; i++) {
-    low[i] = v[i].low;
-    high[i] = v[i].high;
-  }
-  transpose_words(low);
-  transpose_words(high);
-  for (int i = 0; i < 4; i++) v[i] = {low[i], high[i]};
 }
 
 // The sums of four vectors.
@@ -134,3 +108,5 @@ struct Dots {
 
 }  // namespace
 }  // namespace cg
+
+#include "simd/two_halves.h"
