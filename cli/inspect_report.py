@@ -179,7 +179,7 @@ def _optimized_line(described: Mapping[str, Any]) -> str | None:
     if found is None or not q4:
         return None
     if found["state"] == "none":
-        return "not optimized; cg optimize makes generating faster"
+        return "not optimized; cg optimize can make generating faster"
     if found["state"] == "off":
         return f"optimized scales are switched off by {SWITCH}=0"
     if found["state"] == "fits":

@@ -1,4 +1,4 @@
-"""Loading a model with the progress bar of ``--preload``."""
+"""Loading a model: the progress bar of ``--preload``, and what the user should know."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_model(
     context_length: int | None,
     preload: bool,
 ) -> Model:
-    """:func:`cg.runtime.load`, with a bar while the weights are preloaded."""
+    """:func:`cg.runtime.load`, with a bar while the weights are preloaded; its warning goes to stderr."""
     from cg.runtime import load
 
     def run(progress: Callable[[int, int], None] | None) -> Model:
@@ -42,10 +42,14 @@ def load_model(
             preload_progress=progress,
         )
 
-    if not preload:
-        return run(None)  # without the import of what draws bars
-    with output.progress() as bars:
-        return run(preload_bar(bars))
+    if preload:
+        with output.progress() as bars:
+            model = run(preload_bar(bars))
+    else:
+        model = run(None)  # without the import of what draws bars
+    if model.warning is not None:
+        output.warn(model.warning)
+    return model
 
 
 def preload_bar(bars: Progress) -> Callable[[int, int], None]:

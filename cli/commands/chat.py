@@ -70,8 +70,6 @@ def chat(
         context_length=context_length,
         preload=preload,
     ) as engine:
-        if engine.warning is not None:
-            output.warn(engine.warning)
         if engine.tokenizer.note is not None:
             output.detail(engine.tokenizer.note)
         if not engine.template.has_template:

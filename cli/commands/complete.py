@@ -92,8 +92,6 @@ def complete(
         context_length=context_length,
         preload=preload,
     ) as engine:
-        if engine.warning is not None:
-            output.warn(engine.warning)
         if engine.tokenizer.note is not None:
             output.detail(engine.tokenizer.note)
         results: list[Completion] = []

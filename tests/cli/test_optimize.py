@@ -125,7 +125,7 @@ def test_errors(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_inspect_tells(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "not optimized; cg optimize makes generating faster\n" in cg("inspect", model).stdout
+    assert "not optimized; cg optimize can make generating faster\n" in cg("inspect", model).stdout
     assert json.loads(cg("inspect", model, "--json").stdout)["model"]["optimized"]["state"] == "none"
     cg("optimize", model)
     (file,) = side_files()
