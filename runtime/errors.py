@@ -6,7 +6,8 @@
     ├── UsageError                   2   the request itself makes no sense
     │   ├── PromptError              2   a prompt that the model cannot take
     │   │   └── ContextLengthError   2   ... because it is too long
-    │   └── SamplingError            2   an impossible sampling setting
+    │   ├── SamplingError            2   an impossible sampling setting
+    │   └── CalibrationOverlapError  2   a text to verify on that the model was calibrated on
     ├── FormatError                  3   a file is malformed (one subclass per cause)
     │   ├── TruncatedFileError, HeaderTooLargeError, InvalidHeaderError, BadOffsetsError,
     │   ├── OverlapError, HoleError, LengthMismatchError, DuplicateNameError, UnknownDtypeError,
@@ -36,6 +37,7 @@ __all__ = [
     "BackendError",
     "BadOffsetsError",
     "BlockShapeError",
+    "CalibrationOverlapError",
     "CgError",
     "CheckpointError",
     "ContextLengthError",
@@ -99,6 +101,10 @@ class ContextLengthError(PromptError):
 
 class SamplingError(UsageError):
     """A sampling setting outside its range."""
+
+
+class CalibrationOverlapError(UsageError):
+    """A text to verify on that repeats the text that the model was calibrated on."""
 
 
 class FormatError(CgError):

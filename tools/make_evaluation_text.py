@@ -1,46 +1,39 @@
-"""Write the evaluation text that ``cg verify`` uses by default: quant/data/held_out_python.txt.
+"""Write the evaluation texts that ``cg verify`` brings along: quant/data/held_out_LANGUAGE.txt.
 
-    python3.11 tools/make_evaluation_text.py quant/data/held_out_python.txt
+    python3.11 tools/make_evaluation_text.py quant/data                        # all of them
+    python3.11 tools/make_evaluation_text.py quant/data held_out_python
 
-Excerpts from standard-library modules that the bundled model never saw in training, three from each
-module, the first of every module before the second of any: whatever number of chunks is evaluated sees
-all kinds of code. Run it with CPython 3.11.7 to get the file that is committed.
+Excerpts from files that sources.json lists, three from each, the first of every file before the second of
+any: whatever number of chunks is evaluated sees all kinds of code. The bundled model never saw the Python
+ones in training; none of the packages is in the calibration text. Run it with CPython 3.11.7, and with npm
+and apt-get at hand, to get the files that are committed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-import sysconfig
 from pathlib import Path
 
-MODULES = (
-    "fractions.py", "argparse.py", "heapq.py", "configparser.py", "textwrap.py", "functools.py",
-    "shlex.py", "statistics.py", "graphlib.py", "csv.py", "asyncio/events.py", "queue.py",
-)  # fmt: skip
+from text_sources import excerpts, fetch, read_packages
+
 ROUNDS = 3
 EXCERPT_CHARACTERS = 2500
 
 
-def excerpts(text: str) -> list[str]:
-    """The text cut at blank lines into pieces of at least :data:`EXCERPT_CHARACTERS`."""
-    pieces = [""]
-    for paragraph in text.split("\n\n"):
-        if len(pieces[-1]) >= EXCERPT_CHARACTERS:
-            pieces.append("")
-        pieces[-1] += paragraph.rstrip("\n") + "\n\n"
-    return [piece.lstrip("\n") for piece in pieces if piece.strip()]
-
-
-def evaluation_text() -> str:
+def evaluation_text(name: str) -> str:
     """All excerpts, round by round."""
-    library = Path(sysconfig.get_path("stdlib"))
-    by_module = [excerpts((library / name).read_text("utf-8")) for name in MODULES]
+    files = [text for package in read_packages(name) for text in fetch(package).values()]
+    by_file = [excerpts(text, EXCERPT_CHARACTERS) for text in files]
+    if min(map(len, by_file)) < ROUNDS:
+        sys.exit(f"{name}: a file has fewer than {ROUNDS} excerpts of {EXCERPT_CHARACTERS} characters")
     places = [(2 * turn + 1) / (2 * ROUNDS) for turn in range(ROUNDS)]
-    return "".join(pieces[int(place * len(pieces))] for place in places for pieces in by_module)
+    return "".join(pieces[int(place * len(pieces))] for place in places for pieces in by_file)
 
 
 if __name__ == "__main__":
-    data = evaluation_text().encode()
-    Path(sys.argv[1]).write_bytes(data)
-    print(f"Python {sys.version.split()[0]}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")
+    names = dict.fromkeys(package.text for package in read_packages() if package.text != "calibration")
+    for name in sys.argv[2:] or names:
+        data = evaluation_text(name).encode()
+        Path(sys.argv[1], f"{name}.txt").write_bytes(data)
+        print(f"{name}: {len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")

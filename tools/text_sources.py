@@ -145,4 +145,4 @@ if __name__ == "__main__":
     parser.add_argument("--pin", action="store_true", required=True)
     parser.parse_args()
     entries = [dataclasses.asdict(_pin(package)) for package in read_packages()]
-    SOURCES.write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
+    SOURCES.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", "utf-8")
