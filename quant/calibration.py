@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cg.quant.text_files import read_utf8
-from cg.runtime.errors import TokenizerError, UsageError
+from cg.runtime.errors import UsageError
 from cg.runtime.prompts.fim import FimTokens, build_fim, build_plain
 from cg.runtime.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ MIN_CONTEXT = 32
 _MIN_FIM = 24  # tokens; less room than this at a row's end gets plain text
 _PATH_SHARE = 0.75
 _SPM_SHARE = 0.25  # ``cg complete`` sends PSM unless told otherwise
-_LINE = re.compile(r"[^\n]{0,1000}\n|[^\n]{1,1000}")  # an endless line is several
+_LINE = re.compile(r"[^\n]{0,200}\n|[^\n]{1,200}")  # an endless line is several
 
 _Draw = Callable[[], float]
 
@@ -57,7 +57,7 @@ class CalibrationText:
     name: str
     documents: tuple[Document, ...]
     sha256: str
-    """Of the documents as JSON Lines: ``{"path": ..., "text": ...}`` each, in their order, as the bundled file."""
+    """Of the documents as JSON Lines, ``{"path": ..., "text": ...}`` each: of the bundled file as it is."""
 
     @property
     def text(self) -> str:
@@ -87,10 +87,10 @@ def calibration_rows(
 ) -> NDArray[np.int32]:
     """Rows of token ids, ``[rows, context]``: BOS at position 0 and nowhere else, no padding.
 
-    Rows of plain code take turns with rows of fill-in-the-middle samples: three in four of these in PSM order
-    and the others in SPM, three in four with a path line, each with its middle and the token that ends it. Of a
-    document longer than the rest of a row, the row has as many whole lines as go into it. Without the tokens for
-    fill-in-the-middle all rows are plain, and EOS stands between documents.
+    Rows of plain code take turns with rows of fill-in-the-middle samples, three in four of these in PSM
+    order and the others in SPM, each with its middle and the token that ends it. Three in four of all
+    samples have a path line. A document longer than the rest of a row goes on in the next one. Without the
+    tokens for fill-in-the-middle all rows are plain, and EOS stands between documents.
 
     The same arguments give the same rows.
 
@@ -101,7 +101,7 @@ def calibration_rows(
         UsageError: an impossible context or limit, or a text too short for one row.
     """
     if context < MIN_CONTEXT:
-        raise UsageError(f"a context of {context} tokens is too short to calibrate, use {MIN_CONTEXT} or more")
+        raise UsageError(f"a context of {context} tokens is too short to calibrate on, use {MIN_CONTEXT}")
     if limit_tokens < context:
         raise UsageError(
             f"{limit_tokens} tokens to calibrate on, fewer than one row of {context}",
@@ -154,11 +154,10 @@ class _Samples:
         self._lines = lines
         self._tokenizer = tokenizer
         self._draw = draw
-        try:
+        self._can_fill = FimTokens.known_to(tokenizer)
+        self._separator = tokenizer.eos_id
+        if self._can_fill:
             self._separator = FimTokens.from_tokenizer(tokenizer).separator
-            self._can_fill = True
-        except TokenizerError:
-            self._separator, self._can_fill = tokenizer.eos_id, False
 
     def row(self, context: int, *, fim: bool) -> list[int]:
         """One row; shorter than ``context`` if the documents are at their end."""
@@ -174,9 +173,10 @@ class _Samples:
         return [*prompt.ids[1:], self._separator]
 
     def _fim(self, piece: Document, room: int) -> list[int]:
-        """A prompt as ``cg complete`` builds it, cut like its own, then the middle and the token that ends it."""
+        """A prompt as ``cg complete`` builds and cuts it, then the middle and the token that ends it."""
         start, stop = self._hole(len(piece.text))
-        middle = self._tokenizer.encode(piece.text[start:stop])[: room // 2]
+        while len(middle := self._tokenizer.encode(piece.text[start:stop])) > room // 2:
+            stop = (start + stop) // 2
         prompt = build_fim(
             self._tokenizer,
             piece.text[:start],

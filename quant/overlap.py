@@ -1,12 +1,12 @@
 """Whether one text repeats passages of another, told from a sketch of that other text.
 
-A quantized file carries a sketch of the text that it was calibrated on, so that it is not verified on the same
-text. The sketch holds hashes of windows of :data:`WINDOW` words, thinned by winnowing: of so many consecutive
-windows the one with the least hash is kept. A passage in common is therefore found for certain if it has
-:attr:`Overlap.certain` words or more, and a shorter one, of a window or more, with some luck. Words are what
-begins with a letter: white space, line breaks, punctuation, numbers and upper case make no difference.
-Left out is what unrelated files share: imports, comments that tell copyright or license, and windows with few
-different words.
+A quantized file carries a sketch of the text that it was calibrated on, so that it is not verified on the
+same text. The sketch holds hashes of windows of :data:`WINDOW` words, thinned by winnowing: of so many
+consecutive windows the one with the least hash is kept. A passage in common is therefore found for certain
+if it has :attr:`Overlap.certain` words or more, and a shorter one, of a window or more, with some luck.
+Words are what begins with a letter: white space, line breaks, punctuation, numbers and upper case make no
+difference. Left out is what unrelated files share: imports, comments that tell copyright or license, and
+windows with few different words.
 
 Source: Schleimer, Wilkerson, Aiken, Winnowing: Local Algorithms for Document Fingerprinting, SIGMOD 2003.
 """
@@ -39,8 +39,9 @@ _HASH_BYTES = 6
 _BLOCK = 1 << 16  # windows looked at together, to bound memory
 _NO_HASH = np.uint64(2**64 - 1)
 _VERSION = "1"
+_LINE = 100  # characters of an example
 
-_WORD = re.compile(r"[^\W\d]\w*")
+_WORD = re.compile(r"\b[^\W\d]\w*")
 _COMMENT = re.compile(
     r"^[ \t]*(?:/\*.{0,8000}?\*/|<!--.{0,8000}?-->)|^(?:[ \t]*(?://|#|\*|--|;|%)[^\n]*(?:\n|\Z))+",
     re.DOTALL | re.MULTILINE,
@@ -70,7 +71,7 @@ class Overlap:
     line: int
     """Where the first match begins, from 1; 0 if there is none."""
     example: str
-    """That line."""
+    """That line, or what of it fits a message."""
 
     @property
     def share(self) -> float:
@@ -105,7 +106,7 @@ def overlap(sketched: str, text: str) -> Overlap:
     if len(matches):
         start = int(starts[matches[0]])
         line = text.count("\n", 0, start) + 1
-        example = text[text.rfind("\n", 0, start) + 1 :].split("\n", 1)[0].strip()
+        example = text[text.rfind("\n", 0, start) + 1 :].split("\n", 1)[0].strip()[:_LINE]
     return Overlap(len(hashes), len(matches), WINDOW + thinning - 1, line, example)
 
 
@@ -119,8 +120,8 @@ def refuse_overlap(sketched: str, text: str, name: str) -> None:
     found = overlap(sketched, text)
     if found.matching:
         raise CalibrationOverlapError(
-            f"{name} repeats text that the model was calibrated on: in {found.matching} places, first in line "
-            f"{found.line}, {found.example!r}",
+            f"{name} repeats text that the model was calibrated on, for the first time in line {found.line}: "
+            f"{found.example}",
             hint="verify on another text: on this one the model looks better than it is",
         )
 
@@ -165,7 +166,7 @@ def _blank(found: re.Match[str]) -> str:
 
 
 def _window_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A hash of 48 bits for every window, :data:`_NO_HASH` where too few words differ: ``[words - WINDOW + 1]``."""
+    """A hash of 48 bits for every window, ``[words - WINDOW + 1]``; no hash where too few words differ."""
     count = max(len(words) - WINDOW + 1, 0)
     sums = np.zeros(count, np.uint64)
     for place in range(WINDOW):  # a polynomial in an odd number, modulo 2**64
@@ -183,7 +184,12 @@ def _window_hashes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _winnow(hashes: NDArray[np.uint64], thinning: int) -> NDArray[np.uint64]:
     """The least hash of any ``thinning`` consecutive ones, sorted, each once."""
-    if not len(hashes):
-        return hashes
-    view = np.lib.stride_tricks.sliding_window_view(hashes, min(thinning, len(hashes)))
-    return np.unique(view.min(axis=1))
+    thinning = min(thinning, len(hashes))
+    least, width = hashes, 1
+    while 2 * width <= thinning:
+        least = np.minimum(least[:-width], least[width:])
+        width *= 2
+    if width < thinning:
+        rest = thinning - width
+        least = np.minimum(least[:-rest], least[rest:])
+    return np.unique(least)

@@ -102,15 +102,10 @@ def _debian(package: Package, folder: Path) -> _Read:
 
 
 def _from_tar(data: bytes) -> _Read:
-    archive = tarfile.open(fileobj=io.BytesIO(data))
-
-    def read(path: str) -> bytes:
-        member = archive.extractfile(path)
-        if member is None:
-            sys.exit(f"{path} is not a file")
-        return member.read()
-
-    return read
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        members = ((member.name, archive.extractfile(member)) for member in archive if member.isfile())
+        contents = {name: file.read() for name, file in members if file}
+    return contents.__getitem__
 
 
 def _run(folder: Path, *command: str) -> bytes:

@@ -38,6 +38,11 @@ class FimTokens:
     suffix: int
     separator: int
 
+    @staticmethod
+    def known_to(tokenizer: Tokenizer) -> bool:
+        """Whether the vocabulary has all four."""
+        return all(map(tokenizer.has_control, _NAMES.values()))
+
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Self:
         """Look the four up by their names.
