@@ -50,7 +50,7 @@ struct Context::Team {
     const int64_t wanted = work < kSmallWork ? 1 : pool.threads() * kPiecesPerThread;
     const int64_t pieces = pool.threads() == 1 ? 1 : std::max<int64_t>(1, std::min(wanted, n));
     auto piece = [&](int64_t i, int thread) { f(n * i / pieces, n * (i + 1) / pieces, thread); };
-    pool.for_each(pieces, piece);
+    pool.for_runs(pieces, piece);
   }
 };
 
@@ -166,7 +166,7 @@ void Context::products(const Input& in, const Output* outputs, int count, const 
       multiply(in, prepared, out.weight, begin, end, thread, out.y, out.weight.rows, 0, residual);
     });
   };
-  team_->pool.for_each(shares.cut(in.tokens, threads_), piece);
+  team_->pool.for_runs(shares.cut(in.tokens, threads_), piece);
 }
 
 void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& up, float* y) {
@@ -191,7 +191,7 @@ void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& u
       }
     });
   };
-  team_->pool.for_each(shares.cut(in.tokens, threads_), piece);
+  team_->pool.for_runs(shares.cut(in.tokens, threads_), piece);
 }
 
 void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position,

@@ -26,7 +26,7 @@ void pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : runs_(static_cast<size_t>(threads)) {
   try {
     for (int i = 1; i < threads; i++) workers_.emplace_back(&ThreadPool::work, this, i);
   } catch (...) {
@@ -48,7 +48,7 @@ void ThreadPool::stop() {
   workers_.clear();
 }
 
-void ThreadPool::run(int64_t count, Task task, void* context) {
+void ThreadPool::run(int64_t count, int runs, Task task, void* context) {
   if (workers_.empty() || count <= 1) {
     for (int64_t i = 0; i < count; i++) task(context, i, 0);
     return;
@@ -58,8 +58,12 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
     std::lock_guard<std::mutex> lock(mutex_);
     task_ = task;
     context_ = context;
-    count_ = count;
-    next_.store(0, std::memory_order_relaxed);
+    runs_used_ = runs;
+    for (int i = 0; i < runs; i++) {
+      Run& one = runs_[static_cast<size_t>(i)];
+      one.next.store(count * i / runs, std::memory_order_relaxed);
+      one.end = count * (i + 1) / runs;
+    }
     open_ = true;
     anyone_asleep = sleeping_ > 0;
     round_.fetch_add(1, std::memory_order_release);
@@ -81,10 +85,13 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
 }
 
 void ThreadPool::drain(int thread) {
-  for (;;) {
-    const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= count_) return;
-    task_(context_, index, thread);
+  for (int i = 0; i < runs_used_; i++) {
+    Run& one = runs_[static_cast<size_t>((thread + i) % runs_used_)];
+    for (;;) {
+      const int64_t index = one.next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= one.end) break;
+      task_(context_, index, thread);
+    }
   }
 }
 

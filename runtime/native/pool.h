@@ -22,18 +22,34 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls f(index, thread) for every index below `count`, thread in 0 .. threads() - 1, and returns when all
-  // are done. f must not throw. One caller at a time; not from within f.
+  // are done. f must not throw. One caller at a time; not from within f. Indices are begun in order.
   template <class F>
   void for_each(int64_t count, F& f) {
-    run(
-        count, [](void* context, int64_t index, int thread) { (*static_cast<F*>(context))(index, thread); },
-        &f);
+    run(count, 1, &call<F>, &f);
+  }
+
+  // The same, but every thread goes through neighbouring indices, a run of them, and helps with the runs of
+  // others when it is done: for pieces that read memory in order.
+  template <class F>
+  void for_runs(int64_t count, F& f) {
+    run(count, threads(), &call<F>, &f);
   }
 
  private:
   using Task = void (*)(void* context, int64_t index, int thread);
 
-  void run(int64_t count, Task task, void* context);
+  // Indices that one thread after the other takes; a cache line each, as different threads change them.
+  struct alignas(64) Run {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  template <class F>
+  static void call(void* context, int64_t index, int thread) {
+    (*static_cast<F*>(context))(index, thread);
+  }
+
+  void run(int64_t count, int runs, Task task, void* context);
   void work(int thread);
   void drain(int thread);
   void stop();
@@ -49,8 +65,8 @@ class ThreadPool {
   // The round's work, written before it opens.
   Task task_ = nullptr;
   void* context_ = nullptr;
-  int64_t count_ = 0;
-  std::atomic<int64_t> next_{0};
+  int runs_used_ = 0;
+  std::vector<Run> runs_;
   std::atomic<int> joined_{0};
 };
 

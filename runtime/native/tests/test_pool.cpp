@@ -18,7 +18,11 @@ void every_index_once(int threads) {
       seen[static_cast<size_t>(i)]++;
       if (thread < 0 || thread >= threads) bad_thread++;
     };
-    pool.for_each(count, task);
+    if (round % 2 == 0) {
+      pool.for_each(count, task);
+    } else {
+      pool.for_runs(count, task);
+    }
     for (int64_t i = 0; i < count; i++) {
       CHECK(seen[static_cast<size_t>(i)] == 1, "index %lld of %lld", (long long)i, (long long)count);
     }
@@ -43,6 +47,37 @@ void sleepers_wake() {
   }
 }
 
+// In runs, threads begin with neighbouring indices, and whoever is done helps the others.
+void runs_are_neighbours() {
+  constexpr int kThreads = 3;
+  constexpr int64_t kOwn = 5;
+  cg::ThreadPool pool(kThreads);
+  std::atomic<int64_t> first[kThreads];
+  for (auto& index : first) index = -1;
+  std::atomic<int> waiting{kThreads};
+  // Nobody gets past its first index before everybody has one.
+  auto meet = [&](int64_t i, int thread) {
+    if (first[thread] >= 0) return;
+    first[thread] = i;
+    waiting--;
+    while (waiting > 0) std::this_thread::yield();
+  };
+  pool.for_runs(kThreads * kOwn, meet);
+  for (int thread = 0; thread < kThreads; thread++)
+    CHECK(first[thread] == thread * kOwn, "%d began with %lld", thread, (long long)first[thread]);
+  std::atomic<int64_t> others_done{0};
+  // Thread 0 stays in its first index until all others are done: the rest of its run is left to helpers.
+  auto hold = [&](int64_t i, int) {
+    if (i != 0) {
+      others_done++;
+      return;
+    }
+    while (others_done < kThreads * kOwn - 1) std::this_thread::yield();
+  };
+  pool.for_runs(kThreads * kOwn, hold);
+  CHECK(others_done == kThreads * kOwn - 1, "%lld", (long long)others_done);
+}
+
 // What the tasks wrote without any synchronization of their own is there afterwards.
 void results_are_visible() {
   cg::ThreadPool pool(3);
@@ -61,6 +96,7 @@ int main() {
   for (const int threads : {1, 2, 3, 8}) every_index_once(threads);
   for (int i = 0; i < 50; i++) cg::ThreadPool pool(1 + i % 5);
   sleepers_wake();
+  runs_are_neighbours();
   results_are_visible();
   return test::report();
 }
