@@ -31,6 +31,8 @@ __all__ = ["MIN_CONTEXT", "CalibrationText", "Document", "calibration_rows", "re
 
 _BUNDLED = Path(__file__).parent / "data" / "calibration" / "documents.jsonl"
 
+_BUNDLED_NAME = "bundled calibration text"
+
 MIN_CONTEXT = 32
 """The shortest row: one fill-in-the-middle sample of a line or two."""
 
@@ -60,6 +62,11 @@ class CalibrationText:
     """Of the documents as JSON Lines, ``{"path": ..., "text": ...}`` each: of the bundled file as it is."""
 
     @property
+    def title(self) -> str:
+        """What a published file may tell of it: no paths."""
+        return self.name if self.name == _BUNDLED_NAME else f"{len(self.documents)} files"
+
+    @property
     def text(self) -> str:
         """All documents, one after the other."""
         return "\n".join(document.text for document in self.documents)
@@ -77,7 +84,7 @@ def read_calibration(files: Sequence[Path] = ()) -> CalibrationText:
     else:
         lines = read_utf8(_BUNDLED).splitlines()
         documents = tuple(Document(**json.loads(line)) for line in lines)
-        name = "bundled calibration text"
+        name = _BUNDLED_NAME
     digest = hashlib.sha256("".join(map(_to_json, documents)).encode())
     return CalibrationText(name, documents, digest.hexdigest())
 

@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from cg.quant.calibrated import calibrate, rounding, work_bytes
 from cg.quant.companions import companion_files, copy_companions, json_bytes, write_file
+from cg.quant.encoders import encoder
 from cg.quant.jlama_config import jlama_config
 from cg.quant.model_card import front_matter, model_card
 from cg.quant.plan import QuantizeOptions, make_plan
@@ -22,14 +25,18 @@ from cg.runtime.formats.writer import SafetensorsWriter, file_size
 
 __all__ = ["QuantizeProgress", "quantize"]
 
+_SHARES = 1 << 20
 _CARD_BYTES = 1 << 16  # more than any README.md that is written here, for the space check
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeProgress:
-    """How far it is: bytes of the source's tensors."""
+    """How far it is."""
 
-    tensor: str
+    stage: Literal["rounding", "writing"]
+    """A calibrated method rounds first, in steps of equal time; writing counts bytes of the source."""
+    what: str
+    """Which tensor, or which part of the model."""
     done: int
     total: int
 
@@ -67,16 +74,31 @@ def quantize(
             config = json_bytes(changed) if notes else config
         origin = identify(source)
         unknown = {path.name: NO_CHECKSUM for path in checkpoint.files}
-        needed = file_size(specs, metadata(origin, options, unknown)) + len(config) + _CARD_BYTES
+        calibration = calibrate(checkpoint, options) if options.is_calibrated else None
+        about = calibration.metadata() if calibration else {}
+        strings = metadata(origin, options, unknown, about)
+        needed = file_size(specs, strings) + len(config) + _CARD_BYTES
+        needed += work_bytes(checkpoint, planned, calibration)
         needed += sum(file.stat().st_size for file in companions)
         with StagedFolder(out, overwrite=options.overwrite) as staged, output_errors(staged.target):
             staged.check_space(needed)
-            advance = _Reporter(progress, sum(p.source.nbytes for p in planned))
-            with SafetensorsWriter(
-                staged.path / SINGLE_NAME, specs, metadata(origin, options, unknown)
-            ) as writer:
-                distortions, checksums = stream(plan, writer, options, advance)
-                writer.finish(metadata(origin, options, checksums))
+            report = _Reporter(progress, sum(p.source.nbytes for p in planned))
+            with (
+                rounding(
+                    checkpoint,
+                    planned,
+                    calibration,
+                    options,
+                    staged.target,
+                    staged.notes.append,
+                    report.round,
+                ) as rounded,
+                SafetensorsWriter(staged.path / SINGLE_NAME, specs, strings) as writer,
+            ):
+                distortions, checksums = stream(
+                    plan, writer, options, encoder(options, rounded), report.write
+                )
+                writer.finish(metadata(origin, options, checksums, about))
             tensors = report_tensors(planned, distortions)
             totals = total(tensors)
             write_file(staged.path / CONFIG_NAME, config)
@@ -98,15 +120,19 @@ def quantize(
 
 
 class _Reporter:
-    """Adds up what :func:`stream` reports."""
+    """Turns what :func:`rounding` and :func:`stream` report into progress."""
 
     def __init__(self, progress: Callable[[QuantizeProgress], None] | None, whole: int) -> None:
         self._progress, self._whole, self._done = progress, whole, 0
 
-    def __call__(self, tensor: str, more: int) -> None:
+    def round(self, what: str, share: float) -> None:
+        if self._progress is not None:
+            self._progress(QuantizeProgress("rounding", what, round(share * _SHARES), _SHARES))
+
+    def write(self, tensor: str, more: int) -> None:
         self._done += more
         if self._progress is not None:
-            self._progress(QuantizeProgress(tensor, self._done, self._whole))
+            self._progress(QuantizeProgress("writing", tensor, self._done, self._whole))
 
 
 def _check_apart(source: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from cg.runtime.dtypes import BLOCK_SIZE, DType
@@ -13,9 +14,27 @@ from cg.runtime.formats.safetensors import SafetensorsFile
 from cg.runtime.formats.writer import TensorSpec
 from cg.runtime.tensor import Tensor
 
-__all__ = ["DEFAULT_KEEP", "JLAMA_KEEP", "BlockType", "PlannedTensor", "QuantizeOptions", "make_plan"]
+__all__ = [
+    "DEFAULT_CALIBRATION_TOKENS",
+    "DEFAULT_KEEP",
+    "EMBEDDING",
+    "JLAMA_KEEP",
+    "BlockType",
+    "Method",
+    "PlannedTensor",
+    "QuantizeOptions",
+    "ScaleType",
+    "make_plan",
+]
 
 BlockType = Literal["q4", "i8"]
+Method = Literal["absmax", "search", "gptq"]
+ScaleType = Literal["f32", "f16"]
+
+DEFAULT_CALIBRATION_TOKENS = 16384
+
+EMBEDDING = ("embed_tokens", "lm_head")
+"""What the option ``embed`` is about: names that contain one of these."""
 
 DEFAULT_KEEP = ("norm",)
 """Jlama's own default."""
@@ -38,18 +57,64 @@ class QuantizeOptions:
     overwrite: bool = False
     """Replace an existing model folder."""
     threads: int | None = None
-    """Threads that encode; None: as many as there are processors."""
+    """Threads that compute; None: as many as there are processors."""
+    method: Method = "absmax"
+    """How integers and scales are chosen; absmax is Jlama's own, to the bit."""
+    scales: ScaleType = "f32"
+    """f16: only scales that f16 holds, stored as f32 all the same."""
+    embed: BlockType | Literal["keep"] | None = None
+    """What becomes of the embedding and the output head; None: as everything else."""
+    calibrate: tuple[Path, ...] = ()
+    """Files to calibrate on; none: the bundled text."""
+    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS
+    """Tokens to calibrate on, at most; 0: ``search`` takes every error to cost the same."""
 
     @property
-    def dtype(self) -> DType:
-        """The block type as a dtype."""
-        return DType.Q4 if self.type == "q4" else DType.I8
+    def is_calibrated(self) -> bool:
+        """Whether the model's activations are measured."""
+        return self.method != "absmax" and self.calibration_tokens > 0
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """All strings that keep a tensor, without repetition."""
         extra = JLAMA_KEEP if self.jlama_runnable else ()
-        return tuple(dict.fromkeys((*self.keep, *extra)))
+        embedding = EMBEDDING if self.embed == "keep" else ()
+        return tuple(dict.fromkeys((*self.keep, *extra, *embedding)))
+
+    def dtype_of(self, name: str) -> DType:
+        """The block type of a tensor that is quantized."""
+        kind = self.type
+        if self.embed in ("q4", "i8") and any(part in name for part in EMBEDDING):
+            kind = self.embed
+        return DType.Q4 if kind == "q4" else DType.I8
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: they do.
+        """
+        if "" in self.patterns:
+            raise UsageError(
+                "an empty keep pattern would keep every tensor", hint="name a part of a tensor's name"
+            )
+        if self.embed in ("q4", "i8") and any(part in EMBEDDING for part in self.patterns):
+            raise UsageError(f"the embedding cannot be kept and be quantized to {self.embed}")
+        if self.method == "absmax" and self.scales == "f16":
+            raise UsageError(
+                "absmax has the scales that Jlama would choose, f16 does not hold them",
+                hint="use --method gptq or search",
+            )
+        if self.method == "absmax" and self.calibrate:
+            raise UsageError("absmax is not calibrated", hint="use --method gptq or search")
+        if self.method != "absmax" and self.allow_nonfinite:
+            raise UsageError(
+                "only absmax encodes NaN and infinity, as Jlama does", hint="add --method absmax"
+            )
+        if self.calibration_tokens < 0 or (self.method == "gptq" and not self.calibration_tokens):
+            raise UsageError(
+                f"{self.calibration_tokens} tokens to calibrate on", hint="use a few thousand at least"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +138,9 @@ def make_plan(
     """The tensors of every shard in the order of their bytes, which is also the order of writing.
 
     Raises:
-        UsageError: the source is quantized already, nothing is left to quantize, or a pattern is empty.
+        UsageError: the source is quantized already, nothing is left to quantize, or options contradict.
     """
-    if "" in options.patterns:
-        raise UsageError(
-            "an empty keep pattern would keep every tensor", hint="name a part of a tensor's name"
-        )
+    options.check()
     done = next((t for t in checkpoint.tensors.values() if t.dtype.is_quantized), None)
     if done is not None:
         raise UsageError(
@@ -97,7 +159,8 @@ def make_plan(
 def _plan_shard(shard: SafetensorsFile, options: QuantizeOptions) -> Iterator[PlannedTensor]:
     for entry in shard.header.entries:
         tensor = shard.stored[entry.name]
-        dtype = options.dtype if _is_matrix(tensor) and not _kept(tensor, options.patterns) else tensor.dtype
+        quantized = _is_matrix(tensor) and not _kept(tensor, options.patterns)
+        dtype = options.dtype_of(tensor.name) if quantized else tensor.dtype
         yield PlannedTensor(tensor, entry.begin, TensorSpec(tensor.name, dtype, tensor.shape))
 
 

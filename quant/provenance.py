@@ -47,7 +47,12 @@ def identify(folder: Path) -> Source:
     return Source("".join(c if c.isprintable() else "?" for c in name) or "model")
 
 
-def metadata(source: Source, options: QuantizeOptions, checksums: Mapping[str, str]) -> dict[str, str]:
+def metadata(
+    source: Source,
+    options: QuantizeOptions,
+    checksums: Mapping[str, str],
+    calibration: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Flat strings for ``__metadata__``. No time and no path: the same input gives the same bytes."""
     strings = {
         "format": "pt",
@@ -55,11 +60,13 @@ def metadata(source: Source, options: QuantizeOptions, checksums: Mapping[str, s
         "cg.version": __version__,
         "cg.source": source.repo_id or source.name,
         "cg.type": options.type,
-        "cg.method": "absmax",
+        "cg.method": options.method,
+        "cg.scales": options.scales,
         "cg.keep": json.dumps(list(options.patterns)),
         "cg.jlama_runnable": json.dumps(options.jlama_runnable),
         "cg.allow_nonfinite": json.dumps(options.allow_nonfinite),
         "cg.source_sha256": json.dumps(dict(checksums)),
+        **(calibration or {}),
     }
     if source.revision:
         strings["cg.revision"] = source.revision

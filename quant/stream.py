@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cg.quant.distortion import Distortion
+from cg.quant.encoders import Encode
 from cg.quant.plan import PlannedTensor, QuantizeOptions
-from cg.quant.schemes import Encoded, encode
+from cg.quant.schemes import Encoded
 from cg.runtime.cores import physical_cores
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.errors import NonFiniteError
@@ -49,6 +50,7 @@ def stream(
     plan: Sequence[tuple[SafetensorsFile, Sequence[PlannedTensor]]],
     writer: SafetensorsWriter,
     options: QuantizeOptions,
+    encode: Encode,
     advance: Advance,
 ) -> tuple[dict[str, Distortion], dict[str, str]]:
     """Write all tensors: per-tensor distortion by name, and SHA-256 of the source files by file name.
@@ -79,7 +81,9 @@ def stream(
 
             for piece in _pieces(tensors):
                 hashing = hasher.submit(digest.update, shard.raw[piece.begin : piece.end].data)
-                encoding = workers.submit(_encode, piece) if piece.planned.is_quantized else None
+                encoding = None
+                if piece.planned.is_quantized:
+                    encoding = workers.submit(encode, piece.planned, piece.start, piece.stop)
                 pending.append((piece, encoding, hashing))
                 if len(pending) > 2 * threads:
                     finish_oldest()
@@ -105,10 +109,6 @@ def _pieces(tensors: Sequence[PlannedTensor]) -> Iterator[_Piece]:
             yield _Piece(planned, start, stop, planned.begin + start * unit, planned.begin + stop * unit)
 
 
-def _encode(piece: _Piece) -> Encoded:
-    return encode(piece.planned.source, piece.planned.target.dtype, piece.start, piece.stop)
-
-
 def _write(
     piece: _Piece,
     encoded: Encoded | None,
@@ -122,7 +122,7 @@ def _write(
         return
     if not encoded.finite and not options.allow_nonfinite:
         raise _non_finite(source, piece.start, piece.stop)
-    writer.write(name, piece.start * source.cols * options.dtype.bits // 8, encoded.data)
+    writer.write(name, piece.start * source.cols * piece.planned.target.dtype.bits // 8, encoded.data)
     scale_bytes = source.cols // BLOCK_SIZE * DType.F32.bits // 8
     writer.write(name + SCALES_SUFFIX, piece.start * scale_bytes, encoded.scales)
     distortions[name] = distortions.get(name, Distortion()) + Distortion(encoded.sum_sq, encoded.sum_sq_error)

@@ -53,6 +53,30 @@ def encode_blocks(
     Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).
     """
 
+def fit_blocks(
+    isa: str,
+    targets: Annotated[NDArray[numpy.float32], dict(shape=(None, None), device="cpu", writable=False)],
+    coupling: Annotated[
+        NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+    ],
+    diagonal_root: Annotated[
+        NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    diagonal: bool,
+    fractions: Annotated[
+        NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    lowest: float,
+    highest: float,
+    half: bool,
+    integers: Annotated[NDArray[numpy.int8], dict(shape=(None, None), device="cpu")],
+    scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), device="cpu")],
+    losses: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+) -> None:
+    """
+    Fit the integers and scale of one block of each row of targets [rows, 32].
+    """
+
 class Weight:
     """A stored matrix; keeps the arrays that it lies in alive."""
 

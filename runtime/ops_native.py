@@ -28,6 +28,7 @@ __all__ = [
     "NativeOps",
     "active_isa",
     "encode_blocks",
+    "fit_blocks",
     "import_problem",
     "isa_failure",
     "refused_isas",
@@ -241,6 +242,45 @@ def encode_blocks(
         raise UsageError(
             "encode_blocks: data and out_data must be uint8, out_scales float32, contiguous"
         ) from error
+
+
+def fit_blocks(
+    targets: Floats,
+    coupling: Floats,
+    diagonal_root: Floats,
+    diagonal: bool,
+    fractions: Floats,
+    bounds: tuple[float, float],
+    half: bool,
+    integers: NDArray[np.int8],
+    scales: Floats,
+    losses: Floats,
+) -> None:
+    """Fit one block of each of ``rows`` rows, on the calling thread, as :mod:`cg.quant.rounding.fit` says.
+
+    ``targets`` ``[rows, 32]`` are finite and may be columns of a wider array, as may be the outputs
+    ``integers`` ``[rows, 32]`` and ``scales`` ``[rows]``; ``losses`` is ``[rows]``. Releases the GIL.
+
+    Raises:
+        BackendError: as :func:`active_isa`.
+        UsageError: types or sizes that do not fit each other.
+    """
+    rows = len(targets)
+    shapes = (targets.shape, coupling.shape, diagonal_root.shape, integers.shape, scales.shape, losses.shape)
+    block = BLOCK_SIZE
+    if shapes != ((rows, block), (block, block), (block,), (rows, block), (rows,), (rows,)) or not len(
+        fractions
+    ):
+        raise UsageError(f"fit_blocks: arrays of shapes {shapes} do not fit each other")
+    if targets.strides[1] != targets.itemsize or integers.strides[1] != integers.itemsize:
+        raise UsageError("fit_blocks: the elements of a row must lie next to each other")
+    try:
+        _native.fit_blocks(
+            active_isa(), targets, coupling, diagonal_root, diagonal, fractions, *bounds, half,
+            integers, scales, losses,
+        )  # fmt: skip
+    except TypeError as error:
+        raise UsageError("fit_blocks: integers must be int8, everything else float32") from error
 
 
 _FORMATS: dict[DType, Any] = {}

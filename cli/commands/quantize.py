@@ -14,7 +14,7 @@ from cg.cli.output import format_size
 from cg.runtime.hub import registry
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from cg.quant import QuantizeProgress, QuantizeResult
 
@@ -41,6 +41,25 @@ def quantize(
     jlama_runnable: Annotated[
         bool, typer.Option("--jlama-runnable", help="Keep norms and embedding, so that Jlama can run it too.")
     ] = False,
+    method: Annotated[
+        Literal["gptq", "search", "absmax", "jlama"],
+        typer.Option("--method", help="How to round; absmax (or jlama) is Jlama's own, to the bit."),
+    ] = "absmax",
+    scales: Annotated[
+        Literal["f32", "f16"],
+        typer.Option("--scales", help="f16: only scales that f16 holds, for cg optimize and GGUF."),
+    ] = "f32",
+    embed: Annotated[
+        Literal["q4", "i8", "keep"] | None,
+        typer.Option("--embed", help="The embedding, which is also the head; default: as --type."),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", help="A UTF-8 file to calibrate on; repeatable. Default: bundled code."),
+    ] = None,
+    calibration_tokens: Annotated[
+        int, typer.Option("--calibration-tokens", min=0, help="At most so many; 0: none, for search.")
+    ] = 16384,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Encode NaN and infinity as Jlama does.")
     ] = False,
@@ -70,8 +89,9 @@ def quantize(
     suffix = f"-{kind}-jlama" if jlama_runnable else f"-{kind}"
     target = out or registry.models_folder() / f"{identify(folder).name}{suffix}"
     options = QuantizeOptions(
-        kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads
-    )
+        kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads,
+        "absmax" if method == "jlama" else method, scales, embed, tuple(calibrate or ()), calibration_tokens,
+    )  # fmt: skip
     tell_fallback("native")  # whose encoder it is
     with output.progress() as bars:
         result = run(folder, target, options, _bar(bars))
@@ -85,16 +105,21 @@ def quantize(
 
 
 def _bar(bars: Progress) -> Callable[[QuantizeProgress], None]:
-    """One bar in megabytes of the source, with the tensor's name."""
-    task = bars.add_task("quantizing (MB)", total=None, speed="")
+    """A bar of its own for rounding, which may take long, and one in megabytes of the source for writing."""
+    tasks: dict[str, TaskID] = {}
 
     def show(state: QuantizeProgress) -> None:
-        speed = bars.tasks[0].speed
+        task = tasks.get(state.stage)
+        if task is None:
+            task = tasks[state.stage] = bars.add_task(state.stage, total=None, speed="")
+        writing = state.stage == "writing"
+        unit = _MB if writing else state.total / 100
+        speed = bars.tasks[bars.task_ids.index(task)].speed if writing else None
         bars.update(
             task,
-            description=f"{state.tensor} (MB)",
-            completed=state.done // _MB,
-            total=state.total // _MB,
+            description=f"{state.what} (MB)" if writing else state.what or state.stage,
+            completed=state.done // unit,
+            total=state.total // unit,
             speed=f"{speed:.0f} MB/s" if speed else "",
         )
 

@@ -35,6 +35,16 @@ class Encoded:
     sum_sq_error: float
     """Sum of the squared differences between the source and what the blocks mean, likewise."""
 
+    @classmethod
+    def compared(cls, data: Bytes, scales: Floats, dtype: DType, source: Floats) -> Encoded:
+        """Blocks, however they came about, compared with the floats ``[rows, cols]`` that they stand for."""
+        made = Tensor("", dtype, source.shape, data, scales).dequantize().reshape(-1, BLOCK_SIZE)
+        blocks = source.reshape(-1, BLOCK_SIZE)
+        finite = np.isfinite(blocks).all(axis=1)
+        kept = blocks[finite].astype(np.float64)
+        error = kept - made[finite]
+        return cls(data, scales, bool(finite.all()), float(np.vdot(kept, kept)), float(np.vdot(error, error)))
+
 
 def native_problem() -> str | None:
     """Why the compiled encoder cannot be used; None if it can."""
@@ -69,14 +79,4 @@ def encode_reference(tensor: Tensor, dtype: DType, start: int = 0, stop: int | N
     blocks = as_blocks(matrix, tensor.dtype)
     data, scales = (q4 if dtype is DType.Q4 else i8).encode(blocks)
     shaped = scales.reshape(stop - start, tensor.cols // BLOCK_SIZE)
-    encoded = Tensor(tensor.name, dtype, (stop - start, tensor.cols), data.reshape(-1), shaped)
-    finite = np.isfinite(blocks).all(axis=1)
-    source = blocks[finite].astype(np.float64)
-    error = source - encoded.dequantize().reshape(blocks.shape)[finite]
-    return Encoded(
-        encoded.data,
-        shaped,
-        bool(finite.all()),
-        float(np.vdot(source, source)),
-        float(np.vdot(error, error)),
-    )
+    return Encoded.compared(data.reshape(-1), shaped, dtype, blocks.reshape(stop - start, tensor.cols))

@@ -131,6 +131,13 @@ class Checkpoint:
             )
         preload([shard.mapped for shard in self.shards], progress)
 
+    def release(self, prefix: str) -> None:
+        """Give the pages of all tensors whose names begin with ``prefix`` back to the system."""
+        for shard in self.shards:
+            for entry in shard.header.entries:
+                if entry.name.startswith(prefix):
+                    shard.release(entry.begin, entry.end)
+
     def close(self) -> None:
         """Close all files, see :meth:`SafetensorsFile.close`."""
         if self._read_ahead is not None:

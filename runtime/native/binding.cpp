@@ -52,10 +52,15 @@ cg::Input input(const Array<const float, 2>& x, const Norm& norm, float eps, boo
   return {x.data(), extent(x.shape(0)), extent(x.shape(1)), norm ? norm->data() : nullptr, eps, int8};
 }
 
-cg::Context* make_context(const std::string& isa, int threads) {
+// An empty name takes the best instruction set.
+const cg::Kernels& kernels_of(const std::string& isa) {
   const cg::Kernels* kernels = isa.empty() ? cg::best_choice().kernels : cg::find_kernels(isa);
   if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
-  return new cg::Context(*kernels, threads);
+  return *kernels;
+}
+
+cg::Context* make_context(const std::string& isa, int threads) {
+  return new cg::Context(kernels_of(isa), threads);
 }
 
 void products(cg::Context& self, Array<const float, 2> x, Norm norm, float eps, bool int8,
@@ -112,13 +117,39 @@ void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache val
 std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
                                                Bytes data, Array<uint8_t, 1> out_data,
                                                Array<float, 2> out_scales) {
-  const cg::Kernels* kernels = isa.empty() ? cg::best_choice().kernels : cg::find_kernels(isa);
-  if (kernels == nullptr) throw std::invalid_argument("instruction set not available: " + isa);
+  const cg::Kernels& kernels = kernels_of(isa);
   cg::EncodeStats stats;
   nb::gil_scoped_release release;
-  kernels->encode(target, source, data.data(), extent(out_scales.size()), out_data.data(),
-                  reinterpret_cast<uint8_t*>(out_scales.data()), &stats);
+  kernels.encode(target, source, data.data(), extent(out_scales.size()), out_data.data(),
+                 reinterpret_cast<uint8_t*>(out_scales.data()), &stats);
   return {stats.finite, stats.sum_sq, stats.sum_sq_error};
+}
+
+void fit_blocks(const std::string& isa, nb::ndarray<const float, nb::ndim<2>, nb::device::cpu> targets,
+                Array<const float, 2> coupling, Array<const float, 1> diagonal_root, bool diagonal,
+                Array<const float, 1> fractions, float lowest, float highest, bool half,
+                nb::ndarray<int8_t, nb::ndim<2>, nb::device::cpu> integers,
+                nb::ndarray<float, nb::ndim<1>, nb::device::cpu> scales, Array<float, 1> losses) {
+  const cg::FitArgs args{
+      targets.data(),
+      targets.stride(0),
+      coupling.data(),
+      diagonal_root.data(),
+      diagonal,
+      fractions.data(),
+      extent(fractions.size()),
+      lowest,
+      highest,
+      half,
+      integers.data(),
+      integers.stride(0),
+      scales.data(),
+      scales.stride(0),
+      losses.data(),
+  };
+  const cg::Kernels& kernels = kernels_of(isa);
+  nb::gil_scoped_release release;
+  kernels.fit(args, 0, extent(targets.shape(0)));
 }
 
 std::vector<std::pair<std::string, bool>> isas() {
@@ -165,6 +196,10 @@ NB_MODULE(_native, m) {
   m.def("encode_blocks", &encode_blocks, "isa"_a, "target"_a, "source"_a, "data"_a.noconvert(),
         "out_data"_a.noconvert(), "out_scales"_a.noconvert(),
         "Encode floats as Q4 or I8 blocks: (all finite, sum of squares, sum of squared errors).");
+  m.def("fit_blocks", &fit_blocks, "isa"_a, "targets"_a.noconvert(), "coupling"_a.noconvert(),
+        "diagonal_root"_a.noconvert(), "diagonal"_a, "fractions"_a.noconvert(), "lowest"_a, "highest"_a,
+        "half"_a, "integers"_a.noconvert(), "scales"_a.noconvert(), "losses"_a.noconvert(),
+        "Fit the integers and scale of one block of each row of targets [rows, 32].");
 
   nb::class_<Weight>(m, "Weight", "A stored matrix; keeps the arrays that it lies in alive.")
       .def(nb::new_(&make_weight), "data"_a.noconvert(), "scales"_a.noconvert().none(), "format"_a, "rows"_a,

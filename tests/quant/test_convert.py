@@ -181,6 +181,7 @@ def test_provenance(golden: Path, tmp_path: Path) -> None:
             "cg.revision": "ab" * 20,
             "cg.type": "q4",
             "cg.method": "absmax",
+            "cg.scales": "f32",
             "cg.keep": '["norm", "embed"]',
             "cg.jlama_runnable": "false",
             "cg.allow_nonfinite": "false",

@@ -105,6 +105,25 @@ struct EncodeStats {
   double sum_sq_error;  // of what the blocks lose, likewise
 };
 
+// One block of each of several rows, to be fitted to targets. With M the upper triangular factor of what
+// errors cost, a row's loss is the squared length of (target - integers * scale) M.
+struct FitArgs {
+  const float* targets;  // [rows, kBlock], finite
+  int64_t target_stride;
+  const float* coupling;       // [kBlock, kBlock] M with each column divided by its diagonal element
+  const float* diagonal_root;  // [kBlock] M's diagonal
+  bool diagonal;               // whether M has nothing beside it
+  const float* fractions;      // scales to try, as parts of a block's element of largest magnitude
+  int64_t candidates;          // at least one
+  float lowest, highest;       // of the integers
+  bool half;                   // only scales that f16 holds
+  int8_t* integers;            // [rows, kBlock]
+  int64_t integer_stride;
+  float* scales;  // [rows]
+  int64_t scale_stride;
+  float* losses;  // [rows]
+};
+
 struct Kernels {
   const char* isa;
   int64_t panel_rows;    // ranges of a panel product should begin at a multiple of it
@@ -142,6 +161,8 @@ struct Kernels {
   // `blocks` blocks of a float format to Q4 or I8, bit for bit as Jlama does.
   void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out,
                  uint8_t* scales, EncodeStats* stats);
+  // Rows [begin, end).
+  void (*fit)(const FitArgs& args, int64_t begin, int64_t end);
 };
 
 extern const Kernels kernels_portable;

@@ -10,6 +10,7 @@
 #include "kernels/attention.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/encode.inl"
+#include "kernels/fit.inl"
 #include "kernels/rows_f32.inl"
 #include "kernels/rows_int8.inl"
 //
@@ -51,6 +52,7 @@ const Kernels CG_JOIN(kernels_, CG_ISA) = {
     join,
     conclude,
     encode,
+    fit,
 };
 
 }  // namespace cg

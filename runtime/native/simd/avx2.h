@@ -34,6 +34,9 @@ CG_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 CG_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
 CG_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
 CG_INLINE F at_least(F a, F b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), set1(1.0f)); }
+CG_INLINE F select_less(F a, F b, F yes, F no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 CG_INLINE F truncate(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 CG_INLINE F floor(F a) { return _mm256_floor_ps(a); }
 CG_INLINE F exp2_of_biased(F a) {

@@ -48,6 +48,10 @@ CG_INLINE float32x4_t one_where(uint32x4_t mask) {
 CG_INLINE F at_least(F a, F b) {
   return {one_where(vcgeq_f32(a.low, b.low)), one_where(vcgeq_f32(a.high, b.high))};
 }
+CG_INLINE F select_less(F a, F b, F yes, F no) {
+  return {vbslq_f32(vcltq_f32(a.low, b.low), yes.low, no.low),
+          vbslq_f32(vcltq_f32(a.high, b.high), yes.high, no.high)};
+}
 CG_INLINE F truncate(F a) { return {vrndq_f32(a.low), vrndq_f32(a.high)}; }
 CG_INLINE F floor(F a) { return {vrndmq_f32(a.low), vrndmq_f32(a.high)}; }
 CG_INLINE float32x4_t exp2_of_biased_half(float32x4_t a) {

@@ -88,6 +88,9 @@ CG_INLINE F min(F a, F b) { CG_LANEWISE(a.lane[i] < b.lane[i] ? a.lane[i] : b.la
 // 1 where a >= b, else 0.
 CG_INLINE F at_least(F a, F b) { CG_LANEWISE(a.lane[i] >= b.lane[i] ? 1.0f : 0.0f); }
 // For |a| < 2^31.
+CG_INLINE F select_less(F a, F b, F yes, F no) {
+  CG_LANEWISE(a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]);
+}
 CG_INLINE F truncate(F a) { CG_LANEWISE((float)(int32_t)a.lane[i]); }
 CG_INLINE F floor(F a) {
   CG_LANEWISE((float)(int32_t)a.lane[i] - ((float)(int32_t)a.lane[i] > a.lane[i] ? 1.0f : 0.0f));

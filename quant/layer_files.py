@@ -1,0 +1,98 @@
+"""What a calibrated quantization has done so far, on disk: a killed run goes on where it stopped.
+
+A folder beside the output, named after a hash of everything that the result depends on, holds the blocks of
+every group of matrices that is done, and the hidden states that the next layer reads. Files appear complete
+or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cg.runtime.cache_file import prune, replacing
+from cg.runtime.errors import FormatError
+from cg.runtime.formats.safetensors import SafetensorsFile
+from cg.runtime.formats.writer import SafetensorsWriter, TensorSpec
+from cg.runtime.tensor import Floats, Tensor
+
+__all__ = ["LayerFiles"]
+
+
+class LayerFiles:
+    """The folder of one quantization; :attr:`resumed` tells whether there was something in it."""
+
+    def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
+        """Of the output ``target``. Whoever writes that holds its lock, so nobody else is here."""
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        self._target = target
+        self.folder = target.with_name(f".{target.name}.work-{digest}")
+        self.folder.mkdir(exist_ok=True)
+        prune((), self.folder, most=0)
+        self.resumed = any(self.folder.iterdir())
+        self._open: list[SafetensorsFile] = []
+
+    def has_hidden(self, layer: int) -> bool:
+        """Whether the hidden states that a layer reads are known."""
+        return self._hidden(layer).exists()
+
+    def hidden(self, layer: int) -> Floats:
+        """They, ``[rows, context, hidden_size]``, mapped."""
+        states: Floats = np.load(self._hidden(layer), mmap_mode="r")
+        return states
+
+    @contextmanager
+    def new_hidden(self, layer: int, shape: tuple[int, ...]) -> Iterator[Floats]:
+        """Room for the hidden states that a layer reads; what was kept for the layer before it goes."""
+        with replacing(self._hidden(layer)) as partial:
+            states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            yield states
+            states.flush()
+        with suppress(FileNotFoundError):
+            self._hidden(layer - 1).unlink()
+
+    def group(self, label: str, specs: Sequence[TensorSpec]) -> Mapping[str, Tensor] | None:
+        """The tensors of a group of matrices, mapped, if it is done."""
+        try:
+            file = SafetensorsFile(self._group(label))
+            tensors = file.tensors
+        except FormatError:  # missing, or cut by a failing disk: made anew
+            return None
+        if [(t.name, t.dtype, t.shape) for t in tensors.values()] != [
+            (s.name, s.dtype, s.shape) for s in specs
+        ]:
+            return None
+        self._open.append(file)
+        return tensors
+
+    @contextmanager
+    def new_group(self, label: str, specs: Sequence[TensorSpec]) -> Iterator[SafetensorsWriter]:
+        """A file for the tensors of a group."""
+        with replacing(self._group(label)) as partial, SafetensorsWriter(partial, specs, {}) as writer:
+            yield writer
+            writer.finish({})
+
+    def remove(self) -> None:
+        """The output is complete: forget the work for it, that of runs with other options too."""
+        self.close()
+        for folder in self._target.parent.glob(f".{self._target.name}.work-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._open:
+            file.close()
+        self._open.clear()
+
+    def _hidden(self, layer: int) -> Path:
+        return self.folder / f"hidden-{layer}.npy"
+
+    def _group(self, label: str) -> Path:
+        return self.folder / f"{label.replace(' ', '-').replace(',', '')}.safetensors"
