@@ -1,7 +1,7 @@
 """What errors in a layer's weights cost: mean products of its inputs, and their triangular factor.
 
-With inputs ``x`` an error ``e`` in a row costs ``e H eᵀ`` at the output, ``H = mean(x xᵀ)``. GPTQ rounds
-columns from first to last, so it wants ``H = M Mᵀ`` with ``M`` *upper* triangular: entry ``j`` of ``e M`` then
+With inputs ``x`` an error ``e`` in a row costs ``e H eᵀ``, ``H = mean(x xᵀ)``. GPTQ rounds the columns
+from first to last, so it wants ``H = M Mᵀ`` with ``M`` *upper* triangular: entry ``j`` of ``e M`` then
 depends on columns up to ``j`` only, and column ``j`` can make up for what those before it did.
 """
 
@@ -79,7 +79,7 @@ def _upper(a: Floats) -> NDArray[np.float64]:
     """The factor of a small matrix whose upper triangle counts, in float64."""
     full = np.triu(a).astype(np.float64)
     full += np.triu(full, 1).T
-    upper: NDArray[np.float64] = np.linalg.cholesky(full[::-1, ::-1])[::-1, ::-1]
+    upper: NDArray[np.float64] = np.linalg.cholesky(full[::-1, ::-1]).astype(np.float64)[::-1, ::-1]
     return upper
 
 

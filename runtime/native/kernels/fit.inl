@@ -53,7 +53,7 @@ CG_INLINE void keep_better(FitState* state, const F* integers, F scale, F loss) 
 // Rounds the block once with each scale, column after column, every error carried to the columns behind it.
 template <int count>
 CG_INLINE void try_scales(const FitArgs& args, FitState* state, const F* scales) {
-  F error[count][kBlock], integers[count][kBlock], inverse[count], loss[count];
+  F error[kBlock][count], integers[count][kBlock], inverse[count], loss[count];
   for (int c = 0; c < count; c++) {
     inverse[c] = inverse_of(scales[c]);
     loss[c] = zero();
@@ -61,18 +61,21 @@ CG_INLINE void try_scales(const FitArgs& args, FitState* state, const F* scales)
   const F lowest = set1(args.lowest), highest = set1(args.highest), half = set1(0.5f);
   for (int j = 0; j < kBlock; j++) {
     F x[count];
+    CG_UNROLL_8
     for (int c = 0; c < count; c++) x[c] = state->target[j];
-    if (!args.diagonal) {
-      for (int i = 0; i < j; i++) {
-        const F coupling = set1(args.coupling[i * kBlock + j]);
-        for (int c = 0; c < count; c++) x[c] = add(x[c], mul(error[c][i], coupling));
-      }
+    const int behind = args.diagonal ? 0 : j;
+    for (int i = 0; i < behind; i++) {
+      const F coupling = set1(args.coupling[i * kBlock + j]);
+      CG_UNROLL_8
+      for (int c = 0; c < count; c++) x[c] = add(x[c], mul(error[i][c], coupling));
     }
+    const F target = state->target[j], root = set1(args.diagonal_root[j]);
+    CG_UNROLL_8
     for (int c = 0; c < count; c++) {
       const F integer = max(min(floor(add(mul(x[c], inverse[c]), half)), highest), lowest);
-      const F value = mul(integer, scales[c]), lost = mul(sub(x[c], value), set1(args.diagonal_root[j]));
+      const F value = mul(integer, scales[c]), lost = mul(sub(x[c], value), root);
       integers[c][j] = integer;
-      error[c][j] = sub(state->target[j], value);
+      error[j][c] = sub(target, value);
       loss[c] = add(loss[c], mul(lost, lost));
     }
   }
