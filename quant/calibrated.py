@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from cg import __version__
 from cg.quant.calibration import CalibrationText, calibration_rows, read_calibration
 from cg.quant.layer_files import LayerFiles
-from cg.quant.layer_work import WorkProgress
+from cg.quant.layer_inputs import LayerInputs
+from cg.quant.layer_work import LayerWork, WorkProgress
 from cg.quant.layerwise import LayerwiseQuantizer
 from cg.quant.overlap import sketch
 from cg.quant.plan import PlannedTensor, QuantizeOptions
@@ -77,10 +78,10 @@ def calibrate(checkpoint: Checkpoint, options: QuantizeOptions) -> Calibration:
 def work_bytes(
     checkpoint: Checkpoint, planned: Sequence[PlannedTensor], calibration: Calibration | None
 ) -> int:
-    """What :func:`rounding` needs on the disk besides the result: two layers' hidden states, all blocks."""
+    """What :func:`rounding` needs on the disk besides the result: hidden states and all blocks."""
     if calibration is None:
         return 0
-    states = 2 * 4 * calibration.rows.size * GemmaConfig.from_json(checkpoint.config).hidden_size
+    states = 4 * 4 * calibration.rows.size * GemmaConfig.from_json(checkpoint.config).hidden_size
     return states + sum(p.target.data_bytes + p.target.scale_bytes for p in planned if p.is_quantized)
 
 
@@ -109,12 +110,18 @@ def rounding(
     if files.resumed:
         notes("going on where an earlier run with the same options stopped")
     try:
-        model = load_gemma(checkpoint, threads=options.threads)
+        original = load_gemma(checkpoint, threads=options.threads, activations="f32")
+        quantized = load_gemma(checkpoint, threads=options.threads)
         with LayerwiseQuantizer(
-            model, by_name, calibration.rows, options.method, files,
-            half=options.scales == "f16", progress=progress,
+            LayerInputs("original", original, calibration.rows, files),
+            LayerInputs("quantized", quantized, calibration.rows, files),
+            by_name,
+            options.method,
+            files,
+            LayerWork(calibration.rows.size, progress),
+            half=options.scales == "f16",
             release=checkpoint.release,
-        ) as quantizer:  # fmt: skip
+        ) as quantizer:
             yield quantizer.run()
     finally:
         files.close()

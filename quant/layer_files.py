@@ -39,24 +39,24 @@ class LayerFiles:
         self.resumed = any(self.folder.iterdir())
         self._open: list[SafetensorsFile] = []
 
-    def has_hidden(self, layer: int) -> bool:
-        """Whether the hidden states that a layer reads are known."""
-        return self._hidden(layer).exists()
+    def has_hidden(self, model: str, layer: int) -> bool:
+        """Whether the hidden states that a model's layer reads are known."""
+        return self._hidden(model, layer).exists()
 
-    def hidden(self, layer: int) -> Floats:
+    def hidden(self, model: str, layer: int) -> Floats:
         """They, ``[rows, context, hidden_size]``, mapped."""
-        states: Floats = np.load(self._hidden(layer), mmap_mode="r")
+        states: Floats = np.load(self._hidden(model, layer), mmap_mode="r")
         return states
 
     @contextmanager
-    def new_hidden(self, layer: int, shape: tuple[int, ...]) -> Iterator[Floats]:
+    def new_hidden(self, model: str, layer: int, shape: tuple[int, ...]) -> Iterator[Floats]:
         """Room for the hidden states that a layer reads; what was kept for the layer before it goes."""
-        with replacing(self._hidden(layer)) as partial:
+        with replacing(self._hidden(model, layer)) as partial:
             states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             yield states
             states.flush()
         with suppress(FileNotFoundError):
-            self._hidden(layer - 1).unlink()
+            self._hidden(model, layer - 1).unlink()
 
     def group(self, label: str, specs: Sequence[TensorSpec]) -> Mapping[str, Tensor] | None:
         """The tensors of a group of matrices, mapped, if it is done."""
@@ -91,8 +91,8 @@ class LayerFiles:
             file.close()
         self._open.clear()
 
-    def _hidden(self, layer: int) -> Path:
-        return self.folder / f"hidden-{layer}.npy"
+    def _hidden(self, model: str, layer: int) -> Path:
+        return self.folder / f"hidden-{model}-{layer}.npy"
 
     def _group(self, label: str) -> Path:
         return self.folder / f"{label.replace(' ', '-').replace(',', '')}.safetensors"

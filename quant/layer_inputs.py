@@ -1,58 +1,115 @@
-"""The inputs of a layer's matrices, caught on their way: mean products for GPTQ, or their diagonal."""
+"""The calibration rows on their way through a model, layer after layer, and what its matrices read there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cg.quant.rounding.factor import add_products
+from cg.quant.layer_files import LayerFiles
+from cg.quant.passage_store import PassageStore
+from cg.runtime.errors import NonFiniteError
+from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Ids, Ops
 from cg.runtime.ops_reference import rms_norm
 from cg.runtime.tensor import Floats, Tensor
 
-__all__ = ["CaughtInputsError", "InputCatcher"]
+__all__ = ["LayerInputs"]
 
 
-class CaughtInputsError(Exception):
-    """Ends a forward pass once the inputs that it was run for are known."""
+class LayerInputs:
+    """Rows of tokens in one model. Hidden states lie in files; what is before a layer is computed once."""
+
+    def __init__(self, name: str, model: Gemma, rows: NDArray[np.int32], files: LayerFiles) -> None:
+        """``name`` tells the files of several models apart. The model's operations are replaced."""
+        self.model = model
+        self.ops = model.ops
+        self._catcher = model.ops = _InputCatcher(model.ops)
+        self._name, self._rows, self._files = name, rows, files
+
+    def begin(self) -> None:
+        """Embed the rows, unless an earlier run came past that."""
+        layers = range(len(self.model.layers) + 1)
+        if not any(self._files.has_hidden(self._name, i) for i in layers):
+            self._keep(0, (self.model.embed(row) for row in self._rows))
+
+    def is_past(self, layer: int) -> bool:
+        """Whether the hidden states that ``layer`` reads are gone, as those of a later one are known."""
+        layers = range(layer + 1, len(self.model.layers) + 1)
+        return any(self._files.has_hidden(self._name, i) for i in layers)
+
+    def advance(self, layer: int) -> None:
+        """Compute what the layer after ``layer`` reads, unless an earlier run did."""
+        if not self.is_past(layer):
+            states = self._files.hidden(self._name, layer)
+            self._keep(layer + 1, (self.model.layer(layer, x, PassageStore(), 0) for x in states))
+
+    def of(self, layer: int, matrix: str) -> Iterator[Floats]:
+        """What a matrix reads, row by row ``[context, cols]``; the layer is run no further than there.
+
+        ``layer`` is the number of layers for the output head.
+
+        Raises:
+            NonFiniteError: the model computes NaN or infinity.
+        """
+        for x in self._files.hidden(self._name, layer):
+            self._catcher.watched = matrix
+            try:
+                if layer < len(self.model.layers):
+                    self.model.layer(layer, x, PassageStore(), 0)
+                else:
+                    self.model.logits(x)
+            except _CaughtInputError as caught:
+                if not np.isfinite(caught.x).all():
+                    raise NonFiniteError(
+                        f"NaN or infinity in the inputs of {matrix}", hint="is the checkpoint damaged?"
+                    ) from None
+                yield caught.x
+            finally:
+                self._catcher.watched = ""
+
+    def _keep(self, layer: int, states: Iterator[Floats]) -> None:
+        shape = (*self._rows.shape, self.model.config.hidden_size)
+        with self._files.new_hidden(self._name, layer, shape) as kept:
+            for row, state in enumerate(states):
+                kept[row] = state
 
 
-class InputCatcher:
-    """Operations that pass everything on to a backend, and on the way add up the inputs of one matrix.
+class _CaughtInputError(Exception):
+    """Ends a forward pass with the input that it was run for."""
 
-    A call with the watched matrix raises :class:`CaughtInputsError`: nothing after it is computed.
-    """
+    def __init__(self, x: Floats) -> None:
+        super().__init__()
+        self.x = x
+
+
+class _InputCatcher:
+    """Operations that pass everything on to a backend, up to the first call with the watched matrix."""
 
     def __init__(self, ops: Ops) -> None:
         self._ops = ops
         self.name, self.isa = ops.name, ops.isa
         self.threads, self.activations = ops.threads, ops.activations
-        self._watched = ""
-        self._products: Floats = np.zeros((0, 0), np.float32)
-
-    def watch(self, name: str, products: Floats) -> None:
-        """From now on add inputs ``x [T, cols]`` of the matrix ``name`` to ``products``.
-
-        ``[cols, cols]`` gets ``xᵀ x`` in its upper triangle, ``[cols]`` the sums of squares.
-        """
-        self._watched, self._products = name, products
+        self.watched = ""
 
     def embed(self, table: Tensor, ids: Ids, scale: float) -> Floats:
         return self._ops.embed(table, ids, scale)
 
     def matmul(self, x: Floats, weight: Tensor, residual: Floats | None = None) -> Floats:
-        self._catch(x, (weight,))
+        if self._is_watched((weight,)):
+            raise _CaughtInputError(x)
         return self._ops.matmul(x, weight, residual)
 
     def norm_matmul(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> list[Floats]:
-        self._catch_normed(x, norm, eps, weights)
+        if self._is_watched(weights):
+            raise _CaughtInputError(rms_norm(x, norm, eps))
         return self._ops.norm_matmul(x, norm, eps, weights)
 
     def norm_geglu(self, x: Floats, norm: Floats, eps: float, gate: Tensor, up: Tensor) -> Floats:
-        self._catch_normed(x, norm, eps, (gate, up))
+        if self._is_watched((gate, up)):
+            raise _CaughtInputError(rms_norm(x, norm, eps))
         return self._ops.norm_geglu(x, norm, eps, gate, up)
 
     def rope(self, x: Floats, position: int, theta: float) -> None:
@@ -63,18 +120,5 @@ class InputCatcher:
     ) -> Floats:
         return self._ops.attention(q, keys, values, position, scale)
 
-    def _catch_normed(self, x: Floats, norm: Floats, eps: float, weights: Sequence[Tensor]) -> None:
-        if self._is_watched(weights):
-            self._catch(rms_norm(x, norm, eps), weights)
-
-    def _catch(self, x: Floats, weights: Sequence[Tensor]) -> None:
-        if not self._is_watched(weights):
-            return
-        if self._products.ndim == 2:
-            add_products(self._products, x)
-        else:
-            self._products += np.einsum("tc,tc->c", x, x)
-        raise CaughtInputsError
-
-    def _is_watched(self, weights: Collection[Tensor]) -> bool:
-        return any(weight.name == self._watched for weight in weights)
+    def _is_watched(self, weights: Sequence[Tensor]) -> bool:
+        return any(weight.name == self.watched for weight in weights)

@@ -9,26 +9,26 @@ __all__ = ["LayerWork", "WorkProgress"]
 WorkProgress = Callable[[str, float], None]
 """``(what is being done, share of the whole that is done, 0 to 1)``. May raise to cancel."""
 
-# Operations that cost as much as one of a float32 matrix product, measured on two cores with AVX2.
-_BYTE_PRODUCT = 0.25
-_FIT = 6000.0  # per weight: all scales that are tried
+_BYTE_PRODUCT = 0.3  # of what a float32 product costs, measured on two cores with AVX2
+_FIT = 4000.0  # float32 products that cost as much as trying all scales for a weight
 
 
 class LayerWork:
-    """Adds up costs, in operations of a float32 matrix product."""
+    """Adds up costs in multiplications of float32 matrix products."""
 
     def __init__(self, tokens: int, progress: WorkProgress | None) -> None:
         self._tokens, self._progress = tokens, progress
         self._total = self._done = 0.0
 
-    def pass_cost(self, parameters: int) -> float:
-        """Of running all tokens through ``parameters`` weights."""
-        return 2 * _BYTE_PRODUCT * self._tokens * parameters
+    def pass_cost(self, parameters: int, *, both: bool) -> float:
+        """Of running all tokens through ``parameters`` weights of the quantized model, or the original too."""
+        return self._tokens * parameters * (_BYTE_PRODUCT + both)
 
-    def group_cost(self, rows: int, cols: int, *, gptq: bool) -> float:
+    def group_cost(self, rows: int, cols: int, *, gptq: bool, drift: bool) -> float:
         """Of measuring the inputs of ``rows x cols`` weights and rounding them."""
-        products = cols**2 * (self._tokens + 2 * cols / 3 + rows) if gptq else 2 * self._tokens * cols
-        return products + _FIT * rows * cols
+        products = cols**2 * (self._tokens / 2 + cols / 6 + rows / 2) if gptq else self._tokens * cols
+        drifts = rows * cols * (2 * self._tokens + cols) if drift else 0
+        return products + drifts + _FIT * rows * cols
 
     def plan(self, cost: float) -> None:
         """This much is to be done as well."""

@@ -1,34 +1,31 @@
 """Quantize layer by layer, each on what the quantized layers before it make of the calibration text.
 
 Matrices that read the same input make a group. The rows of tokens run through a layer up to a group's input,
-whose products are added up; the group is rounded and takes the place of the original; then the rows run up to
-the next group. One layer's weights and one group's products are in use at a time; hidden states and whatever
-is done lie in files.
+which is measured; the group is rounded and takes the place of the original; then the rows run up to the next
+group. One layer's weights and one group's products are in use at a time; hidden states and whatever is done
+lie in files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cg.quant.layer_files import LayerFiles
-from cg.quant.layer_inputs import CaughtInputsError, InputCatcher
-from cg.quant.layer_work import LayerWork, WorkProgress
-from cg.quant.passage_store import PassageStore
+from cg.quant.layer_inputs import LayerInputs
+from cg.quant.layer_work import LayerWork
 from cg.quant.plan import PlannedTensor
 from cg.quant.rounding.fit import Fitter, Levels
-from cg.quant.rounding.method import Calibrated, Round, empty_products, rounder
+from cg.quant.rounding.method import Calibrated, Rounder, new_rounder
 from cg.quant.schemes.pack import pack
 from cg.runtime.dtypes import DType
-from cg.runtime.errors import NonFiniteError
+from cg.runtime.errors import NonFiniteError, OutputError
 from cg.runtime.formats.jlama import SCALES_SUFFIX
-from cg.runtime.models.gemma import Gemma
+from cg.runtime.formats.writer import SafetensorsWriter
 from cg.runtime.tensor import Floats, Tensor
 
 __all__ = ["LayerwiseQuantizer"]
@@ -62,54 +59,55 @@ class LayerwiseQuantizer:
 
     def __init__(
         self,
-        model: Gemma,
+        original: LayerInputs,
+        quantized: LayerInputs,
         planned: Mapping[str, PlannedTensor],
-        rows: NDArray[np.int32],
         method: Calibrated,
         files: LayerFiles,
+        work: LayerWork,
         *,
         half: bool,
         release: Callable[[str], None],
-        progress: WorkProgress | None = None,
     ) -> None:
-        """``planned`` by name; ``rows`` of tokens ``[n, context]``; ``release`` drops a tensor's pages.
+        """``planned`` by name; ``half``: only scales that f16 holds; ``release`` drops a tensor's pages.
 
-        The model's operations and layers are replaced on the way. ``half``: only scales that f16 holds.
+        Both models start from the original checkpoint; the layers of ``quantized`` are replaced on the way.
         """
-        self._model, self._rows, self._method = model, rows, method
-        self._files, self._release = files, release
-        self._catcher = model.ops = InputCatcher(model.ops)
-        self._work = LayerWork(rows.size, progress)
+        self._original, self._quantized = original, quantized
+        self._model = quantized.model
+        self._method, self._files, self._work, self._release = method, files, work, release
+        self._drifts = method == "gptq"
         self._fitters = {
-            dtype: Fitter(Levels.of(dtype), half=half, threads=model.ops.threads)
+            dtype: Fitter(Levels.of(dtype), half=half, threads=quantized.ops.threads)
             for dtype in (DType.Q4, DType.I8)
         }
         self._groups = list(self._plan(planned))
-        for group in self._groups:
-            self._work.plan(group.reach + group.cost)
         layer = [planned[f"model.layers.0.{part}.weight"].source.size for parts in _GROUPS for part in parts]
-        self._layer_cost = self._work.pass_cost(sum(layer))
-        self._work.plan(self._layer_cost * len(model.layers))
+        self._layer_cost = work.pass_cost(sum(layer), both=self._drifts)
+        work.plan(self._layer_cost * len(self._model.layers))
+        for group in self._groups:
+            work.plan(group.reach + group.cost)
 
     def run(self) -> dict[str, Tensor]:
         """All rounded tensors by name, mapped; what an earlier run had done is taken over.
 
         Raises:
             NonFiniteError: NaN or infinity in a weight, or in what the model computes.
-            OSError: a file cannot be written.
+            OutputError, OSError: a file cannot be written, or one of an earlier run is damaged.
         """
         done: dict[str, Tensor] = {}
+        sides = (self._quantized, self._original) if self._drifts else (self._quantized,)
         layers = len(self._model.layers)
-        known = max((i for i in range(layers + 1) if self._files.has_hidden(i)), default=-1)
-        if known < 0:
-            self._keep_hidden(0, (self._model.embed(row) for row in self._rows))
+        for side in sides:
+            side.begin()
         for layer in range(layers + 1):
             for group in (g for g in self._groups if g.layer == layer):
                 done.update(self._quantize(group))
             if layer < layers:
-                if layer >= known:
-                    self._work.add(f"layer {layer + 1} of {layers}: outputs", 0)
-                    self._keep_hidden(layer + 1, self._outputs(layer))
+                self._work.add(f"layer {layer + 1} of {layers}: outputs", 0)
+                for side in sides:
+                    side.advance(layer)
+                self._release(f"model.layers.{layer}.")
                 self._work.add("", self._layer_cost)
         return done
 
@@ -117,59 +115,62 @@ class LayerwiseQuantizer:
         """Round a group and put it in the originals' place."""
         specs = [p.target for p in group.planned]
         tensors = self._files.group(group.label, specs)
+        self._work.add(f"{group.label}: inputs", 0)
         if tensors is None:
-            self._work.add(f"{group.label}: inputs", 0)
-            round_rows = self._calibrate(group)
+            if self._quantized.is_past(group.layer):
+                raise OutputError(f"{self._files.folder} is damaged", hint="remove it and run again")
+            rounder, drifts = self._measure(group)
             self._work.add(f"{group.label}: rounding", group.reach)
             with self._files.new_group(group.label, specs) as writer:
                 for planned in group.planned:
-                    fit = self._fitters[planned.target.dtype]
-                    for start, integers, scales in _slabs(planned.source, round_rows(fit)):
-                        row_bytes = planned.source.cols * planned.target.dtype.bits // 8
-                        writer.write(
-                            planned.source.name, start * row_bytes, pack(integers, planned.target.dtype)
-                        )
-                        writer.write(planned.source.name + SCALES_SUFFIX, 4 * start * scales.shape[1], scales)
-                    self._release(planned.source.name)
+                    self._round(planned, rounder, drifts.get(planned.source.name), writer)
             tensors = self._files.group(group.label, specs)
             assert tensors is not None  # it was just written
-            self._work.add("", group.cost)
         else:
-            self._work.add("", group.reach + group.cost)
+            self._work.add("", group.reach)
+        self._work.add("", group.cost)
         if group.layer < len(self._model.layers):
             parts: dict[str, Any] = {name.split(".")[-2]: tensor for name, tensor in tensors.items()}
             self._model.layers[group.layer] = replace(self._model.layers[group.layer], **parts)
         return tensors
 
-    def _calibrate(self, group: _Group) -> Callable[[Fitter], Round]:
-        """Measure what a group reads, and decide how to round it."""
+    def _measure(self, group: _Group) -> tuple[Rounder, dict[str, Floats]]:
+        """What a group's matrices read, and how that has drifted, by matrix ``[rows, cols]``.
+
+        The head's drift is left alone: it is the embedding as well.
+        """
         first = group.planned[0].source
-        products = empty_products(self._method, first.cols)
-        self._catcher.watch(first.name, products)
-        hidden = self._files.hidden(group.layer)
-        for x in hidden:
-            with suppress(CaughtInputsError):
-                if group.layer < len(self._model.layers):
-                    self._model.layer(group.layer, x, PassageStore(), 0)
-                else:
-                    self._model.logits(x)
-        self._catcher.watch("", products)
-        if not np.isfinite(products).all():
-            raise NonFiniteError(
-                f"NaN or infinity in the inputs of {first.name}", hint="is the model damaged?"
-            )
-        products /= self._rows.size
-        return rounder(products)
+        rounder = new_rounder(self._method, first.cols)
+        inputs = self._quantized.of(group.layer, first.name)
+        if not self._drifts or group.layer == len(self._model.layers):
+            for x in inputs:
+                rounder.measure(x)
+            rounder.prepare()
+            return rounder, {}
+        drifts = {p.source.name: np.zeros(p.source.shape, np.float32) for p in group.planned}
+        for x, wanted in zip(inputs, self._original.of(group.layer, first.name), strict=True):
+            rounder.measure(x)
+            for planned in group.planned:
+                missing = self._original.ops.matmul(wanted - x, planned.source)
+                drifts[planned.source.name] += missing.T @ x
+        rounder.prepare()
+        return rounder, drifts
 
-    def _outputs(self, layer: int) -> Iterator[Floats]:
-        for x in self._files.hidden(layer):
-            yield self._model.layer(layer, x, PassageStore(), 0)
-
-    def _keep_hidden(self, layer: int, states: Iterator[Floats]) -> None:
-        shape = (*self._rows.shape, self._model.config.hidden_size)
-        with self._files.new_hidden(layer, shape) as kept:
-            for row, state in enumerate(states):
-                kept[row] = state
+    def _round(
+        self, planned: PlannedTensor, rounder: Rounder, drift: Floats | None, writer: SafetensorsWriter
+    ) -> None:
+        """Round a matrix and write it, a slab of rows at a time."""
+        source, dtype = planned.source, planned.target.dtype
+        step = max(1, _SLAB_ELEMENTS // source.cols)
+        for start in range(0, source.rows, step):
+            weight = source.dequantize(start, min(start + step, source.rows))
+            if not np.isfinite(weight).all():
+                stop = start + len(weight)
+                raise NonFiniteError(f"{source.name}: NaN or infinity in rows {start} to {stop - 1}")
+            part = None if drift is None else drift[start : start + step]
+            integers, scales = rounder.round(weight, part, self._fitters[dtype])
+            writer.write(source.name, start * source.cols * dtype.bits // 8, pack(integers, dtype))
+            writer.write(source.name + SCALES_SUFFIX, start * scales.shape[1] * scales.itemsize, scales)
 
     def _plan(self, planned: Mapping[str, PlannedTensor]) -> Iterator[_Group]:
         layers = len(self._model.layers)
@@ -177,9 +178,8 @@ class LayerwiseQuantizer:
             before = 0
             for parts in _GROUPS:
                 names = [f"model.layers.{layer}.{part}.weight" for part in parts]
-                yield from self._group(
-                    f"layer {layer + 1} of {layers}, {parts[0]}", layer, names, planned, before
-                )
+                label = f"layer {layer + 1} of {layers}, {parts[0]}"
+                yield from self._group(label, layer, names, planned, before)
                 before += sum(planned[name].source.size for name in names)
         yield from self._group("output head", layers, [self._model.lm_head.name], planned, 0)
 
@@ -189,8 +189,9 @@ class LayerwiseQuantizer:
         chosen = tuple(planned[name] for name in names if planned[name].is_quantized)
         if chosen:
             rows, cols = sum(p.source.rows for p in chosen), chosen[0].source.cols
-            cost = self._work.group_cost(rows, cols, gptq=self._method == "gptq")
-            yield _Group(label, layer, chosen, self._work.pass_cost(before), cost)
+            drift = self._drifts and layer < len(self._model.layers)
+            cost = self._work.group_cost(rows, cols, gptq=self._drifts, drift=drift)
+            yield _Group(label, layer, chosen, self._work.pass_cost(before, both=drift), cost)
 
     def __enter__(self) -> LayerwiseQuantizer:
         return self
@@ -200,15 +201,3 @@ class LayerwiseQuantizer:
     ) -> None:
         for fitter in self._fitters.values():
             fitter.close()
-
-
-def _slabs(source: Tensor, round_rows: Round) -> Iterator[tuple[int, NDArray[np.int8], Floats]]:
-    """Rounded rows of a matrix, a slab at a time: the first row, integers and scales."""
-    step = max(1, _SLAB_ELEMENTS // source.cols)
-    for start in range(0, source.rows, step):
-        weight = source.dequantize(start, min(start + step, source.rows))
-        if not np.isfinite(weight).all():
-            raise NonFiniteError(
-                f"{source.name}: NaN or infinity in rows {start} to {start + len(weight) - 1}"
-            )
-        yield start, *round_rows(weight)

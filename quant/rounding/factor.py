@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cg.runtime.dtypes import BLOCK_SIZE
 from cg.runtime.tensor import Floats
 
-__all__ = ["add_products", "block_order", "factorize", "mirror"]
+__all__ = ["add_products", "block_order", "factorize", "mirror", "solve"]
 
 _STRIP = 512  # columns worked on at a time: what is temporary stays small beside the matrix
 _DAMPING_TRIES = 6
@@ -59,6 +59,24 @@ def factorize(products: Floats, damping: float) -> float:
     raise np.linalg.LinAlgError(f"not positive definite with {damping:g} of the mean added")
 
 
+def solve(factor: Floats, v: Floats) -> None:
+    """Replace ``v [n, cols]`` by ``v (M Mᵀ)⁻¹``, given ``M`` in the upper triangle of ``factor``."""
+    starts = range(0, len(factor), _STRIP)
+    for start in reversed(starts):
+        stop = min(start + _STRIP, len(factor))
+        v[:, start:stop] -= v[:, stop:] @ factor[start:stop, stop:].T
+        v[:, start:stop] = v[:, start:stop] @ _inverse(factor[start:stop, start:stop]).T
+    for start in starts:
+        stop = min(start + _STRIP, len(factor))
+        v[:, start:stop] -= v[:, :start] @ factor[:start, start:stop]
+        v[:, start:stop] = v[:, start:stop] @ _inverse(factor[start:stop, start:stop])
+
+
+def _inverse(a: Floats) -> Floats:
+    """Of a small upper triangular matrix; what is below the diagonal does not count."""
+    return np.linalg.inv(np.triu(a).astype(np.float64)).astype(np.float32)
+
+
 def _factorize(a: Floats) -> None:
     """In place, from the last columns to the first: ``A[:k, :k] -= M[:k, k] M[:k, k]ᵀ``."""
     for stop in range(len(a), 0, -_STRIP):
@@ -69,7 +87,7 @@ def _factorize(a: Floats) -> None:
         a[start:stop, start:stop] = np.triu(corner) + np.tril(a[start:stop, start:stop], -1)
         if start == 0:
             return
-        a[:start, start:stop] = panel = a[:start, start:stop] @ np.linalg.inv(corner).T.astype(np.float32)
+        a[:start, start:stop] = panel = a[:start, start:stop] @ _inverse(a[start:stop, start:stop]).T
         for left in range(0, start, _STRIP):
             right = min(left + _STRIP, start)
             a[:right, left:right] -= panel[:right] @ panel[left:right].T

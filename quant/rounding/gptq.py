@@ -19,10 +19,10 @@ def gptq(
 ) -> tuple[NDArray[np.int8], Floats]:
     """Round ``weight [rows, cols]`` where errors ``e`` cost ``|e M|²``: integers and scales.
 
-    ``factor [cols, cols]`` holds ``M`` in its upper triangle, for columns in the given order of blocks. A
+    ``factor [cols, cols]`` holds ``M`` in its upper triangle. Columns of both are in the given order, which
+    moves whole blocks; integers ``[rows, cols]`` and scales ``[rows, cols / 32]`` come back in the file's. A
     block aims at what makes up for the errors ``E`` of the columns before it: its weights plus
-    ``E M[before, block] M[block, block]⁻¹``. Integers ``[rows, cols]`` and scales ``[rows, cols / 32]`` are
-    in the order of the weight's columns.
+    ``E M[before, block] M[block, block]⁻¹``.
     """
     rows, cols = weight.shape
     integers = np.empty((rows, cols), np.int8)
@@ -32,13 +32,13 @@ def gptq(
         end = min(strip + _STRIP, cols)
         carried = errors[:, :strip] @ factor[:strip, strip:end]
         for start in range(strip, end, BLOCK_SIZE):
-            stop = start + BLOCK_SIZE
-            corner = np.triu(factor[start:stop, start:stop]).astype(np.float64)
-            behind = carried[:, start - strip : stop - strip]
-            behind += errors[:, strip:start] @ factor[strip:start, start:stop]
-            at = slice(order[start], order[start] + BLOCK_SIZE)
-            block = order[start] // BLOCK_SIZE
-            targets = weight[:, at] + behind @ np.linalg.inv(corner).astype(np.float32)
-            fit(targets, BlockCost.from_factor(corner), integers[:, at], scales[:, block])
-            errors[:, start:stop] = weight[:, at] - integers[:, at] * scales[:, block, None]
+            here = slice(start, start + BLOCK_SIZE)
+            corner = np.triu(factor[here, here]).astype(np.float64)
+            behind = carried[:, start - strip : start - strip + BLOCK_SIZE]
+            behind += errors[:, strip:start] @ factor[strip:start, here]
+            targets = weight[:, here] + behind @ np.linalg.inv(corner).astype(np.float32)
+            block = int(order[start]) // BLOCK_SIZE
+            rounded, scale = integers[:, order[start] : order[start] + BLOCK_SIZE], scales[:, block]
+            fit(targets, BlockCost.from_factor(corner), rounded, scale)
+            errors[:, here] = weight[:, here] - rounded * scale[:, None]
     return integers, scales

@@ -1,49 +1,102 @@
-"""The ways to round a matrix whose inputs are known."""
+"""The ways to round matrices whose inputs were measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cg.quant.rounding.factor import block_order, factorize, mirror
+from cg.quant.rounding.factor import add_products, block_order, factorize, mirror, solve
 from cg.quant.rounding.fit import Fitter
 from cg.quant.rounding.gptq import gptq
 from cg.quant.rounding.search import search
 from cg.runtime.tensor import Floats
 
-__all__ = ["Calibrated", "Round", "empty_products", "rounder"]
+__all__ = ["Calibrated", "GptqRounder", "Rounder", "SearchRounder", "new_rounder"]
 
 Calibrated = Literal["search", "gptq"]
 
-Round = Callable[[Floats], tuple[NDArray[np.int8], Floats]]
-"""Rows ``[n, cols]`` to integers ``[n, cols]`` and scales ``[n, cols / 32]``."""
-
-_DAMPING = 0.01  # of the mean, added to every column's: as in GPTQ
+_DAMPING = 0.01  # of the mean, added to what every column's error costs: as in GPTQ
+_DRIFT = 0.5  # how much of the drift is made up for: all of it would fit the calibration text too closely
 
 
-def empty_products(method: Calibrated, cols: int) -> Floats:
-    """Room for what a method wants to know of its inputs: sums of squares, or of all products."""
-    return np.zeros((cols,) if method == "search" else (cols, cols), np.float32)
+class Rounder(Protocol):
+    """Measures the inputs of matrices that read the same, then rounds those matrices."""
+
+    uses_drift: bool
+    """Whether rounding wants to know how far inputs are from those of the original model."""
+
+    def measure(self, x: Floats) -> None:
+        """Add inputs ``[T, cols]``."""
+        ...
+
+    def prepare(self) -> None:
+        """All inputs are known."""
+        ...
+
+    def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
+        """Rows ``[n, cols]`` to integers ``[n, cols]`` and scales ``[n, cols / 32]``.
+
+        ``drift [n, cols]`` is, summed over tokens, ``W (x - x') x'ᵀ`` with the original's inputs ``x`` and
+        the measured ones ``x'``.
+        """
+        ...
 
 
-def rounder(products: Floats) -> Callable[[Fitter], Round]:
-    """How to round the rows of a matrix, given the mean products of its inputs, which are used up.
+class SearchRounder:
+    """Searches scales by squared error, weighted by the mean square of each column's inputs."""
 
-    ``products`` is ``[cols]``, the mean squares, for ``search``, or ``[cols, cols]`` with its upper triangle
-    for GPTQ.
+    uses_drift = False
 
-    Raises:
-        numpy.linalg.LinAlgError: the products are not finite.
+    def __init__(self, cols: int) -> None:
+        self._squares = np.zeros(cols, np.float64)
+        self._importance = np.ones(cols, np.float64)
+
+    def measure(self, x: Floats) -> None:
+        self._squares += np.einsum("tc,tc->c", x, x, dtype=np.float64)
+
+    def prepare(self) -> None:
+        mean = float(self._squares.mean())
+        if mean > 0:  # else inputs are always zero: any rounding is as good
+            self._importance = self._squares / mean + _DAMPING
+
+    def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
+        return search(weight, self._importance, fit)
+
+
+class GptqRounder:
+    """GPTQ, aiming at the original's outputs although the inputs have drifted away from the original's.
+
+    With ``W' = W + W (x - x') x'ᵀ (x' x'ᵀ)⁻¹`` in place of ``W`` the outputs would be as near as they can be.
+    Source: GPTAQ (Li et al., arXiv 2504.02692); here half of that correction is applied.
     """
-    if products.ndim == 1:
-        mean = float(products.mean(dtype=np.float64)) or 1.0
-        importance = products + np.float32(_DAMPING * mean)
-        return lambda fit: lambda weight: search(weight, importance, fit)
-    order = block_order(products.diagonal())
-    mirror(products, upper_to_lower=True)
-    factor = products[np.ix_(order, order)]
-    factorize(factor, _DAMPING)
-    return lambda fit: lambda weight: gptq(weight, factor, order, fit)
+
+    uses_drift = True
+
+    def __init__(self, cols: int) -> None:
+        self._products = np.zeros((cols, cols), np.float32)
+        self._order: NDArray[np.intp] = np.arange(cols)
+
+    def measure(self, x: Floats) -> None:
+        add_products(self._products, x)
+
+    def prepare(self) -> None:
+        """Factorize the products, the blocks with the largest inputs first."""
+        self._order = block_order(self._products.diagonal())
+        mirror(self._products, upper_to_lower=True)
+        self._products = self._products[np.ix_(self._order, self._order)]
+        factorize(self._products, _DAMPING)
+
+    def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
+        aim = weight[:, self._order]
+        if drift is not None:
+            correction = drift[:, self._order]
+            solve(self._products, correction)
+            aim += np.float32(_DRIFT) * correction
+        return gptq(aim, self._products, self._order, fit)
+
+
+def new_rounder(method: Calibrated, cols: int) -> Rounder:
+    """Of matrices with ``cols`` columns."""
+    return SearchRounder(cols) if method == "search" else GptqRounder(cols)
