@@ -15,9 +15,22 @@ from cg.runtime.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MIN_CONTEXT", "Chunks", "EvaluationText", "cut_chunks", "read_text"]
+__all__ = [
+    "HELD_OUT",
+    "MIN_CONTEXT",
+    "Chunks",
+    "EvaluationText",
+    "cut_chunks",
+    "read_held_out",
+    "read_text",
+]
 
-_BUNDLED = Path(__file__).parent / "data" / "held_out_python.txt"
+HELD_OUT = {
+    "python": "held_out_python.txt",
+}
+"""The bundled texts by language; ``data/README.md`` says where they come from."""
+
+_DATA = Path(__file__).parent / "data"
 
 MIN_CONTEXT = 8
 """The shortest chunk: three of its tokens are scored."""
@@ -31,6 +44,8 @@ class EvaluationText:
     text: str
     sha256: str
     """Of its UTF-8 bytes."""
+    kind: str = "text"
+    """The heading of its figures: ``text`` for a user's files, the language of a bundled text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,15 +77,31 @@ class Chunks:
         return self.ids[chunk, self.first + 1 :]
 
 
-def read_text(files: Sequence[Path] = ()) -> EvaluationText:
-    """The files one after the other, as ``cat`` would join them; without files the bundled Python text.
+def read_text(files: Sequence[Path]) -> EvaluationText:
+    """The files one after the other, as ``cat`` would join them.
 
     Raises:
         UsageError: a file cannot be read, or is not UTF-8.
     """
-    data = b"".join(map(_read, files or [_BUNDLED]))
-    name = ", ".join(str(f) for f in files) or "bundled held-out Python"
+    data = b"".join(map(_read, files))
+    name = ", ".join(map(str, files))
     return EvaluationText(name, data.decode("utf-8"), hashlib.sha256(data).hexdigest())
+
+
+def read_held_out(language: str = "python") -> EvaluationText:
+    """The bundled text of a language.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if language not in HELD_OUT:
+        raise UsageError(
+            f"there is no bundled text in {language!r}",
+            hint=f"use one of {', '.join(HELD_OUT)}, or --text with a file of your own",
+        )
+    data = _read(_DATA / HELD_OUT[language])
+    name = f"bundled held-out {language}"
+    return EvaluationText(name, data.decode("utf-8"), hashlib.sha256(data).hexdigest(), language)
 
 
 def cut_chunks(ids: Sequence[int], bos_id: int, context: int, limit: int | None = None) -> Chunks:

@@ -1,0 +1,205 @@
+"""The report of ``cg verify``: figures, where the loss arises, what the models write."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+
+from cg import __version__
+from cg.quant import verify_text
+from cg.quant.agreement import Agreement
+from cg.quant.distortion import Distortion
+from cg.quant.plots import Axis, Bar, Series, bars, linear_axis, lines, log_axis
+from cg.quant.report import TensorReport
+from cg.quant.report_page import Block, Page
+from cg.quant.statistics import PERCENTILES, Figures
+from cg.quant.verification import Thresholds, Verification
+
+__all__ = ["percentile_plot", "verification_page"]
+
+_LEAST_KLD = 1e-7  # below that a divergence is rounding
+_ENDS = 3.8  # where minimum and maximum stand, in standard deviations
+_NUMBER = re.compile(r"\.\d+\.")
+
+
+def verification_page(result: Verification, thresholds: Thresholds) -> Page:
+    """Everything that ``--json`` holds, for reading."""
+    run = result.run
+    lead = [verify_text.conclusion(result.figures)]
+    if run.agreement is not None:
+        lead.append(verify_text.agreement_line(run.agreement))
+    return Page(
+        title=f"{result.quantized.name} beside {result.original.name}",
+        lead=(*lead, *verify_text.where_lines(result)),
+        blocks=tuple(_blocks(result)),
+        foot=(
+            f"cg {__version__}; {verify_text.circumstances(result)}.",
+            *(f"{s.title}: {s.text}, SHA-256 {s.text_sha256}" for s in result.sections if s.task == "text"),
+            f"Quantized: {result.quantized}; original: {result.original}.",
+            *([f"Provenance: {_pairs(result.provenance)}."] if result.provenance else []),
+            *(f"Note: {note}." for note in result.notes),
+        ),
+        verdict=_verdict(result, thresholds),
+    )
+
+
+def percentile_plot(named: Sequence[tuple[str, Figures]]) -> str:
+    """The percentiles of the divergence, a line for each of ``named``, on a logarithmic scale."""
+    places = {field: _place(percent) for field, percent in PERCENTILES.items()}
+    ticks = tuple((places[field], _short(field)) for field in PERCENTILES)
+    x = Axis("percentile of the scored tokens", -_ENDS, _ENDS, ticks)
+    values = [getattr(figures.kld, field) for _, figures in named for field in PERCENTILES]
+    y = log_axis("KL divergence, nats", values, _LEAST_KLD)
+    series = [
+        Series(name, tuple((place, _log(getattr(figures.kld, field))) for field, place in places.items()))
+        for name, figures in named
+    ]
+    return lines(series, x, y)
+
+
+def _blocks(result: Verification) -> Iterator[Block]:
+    run, sections = result.run, result.sections
+    titles = tuple(section.title for section in sections)
+    yield Block(
+        "Figures",
+        "Each with its standard error. Defined as in llama-perplexity; Δp is the change of the probability "
+        "of the token that came.",
+        heads=("", *titles),
+        rows=_rows(verify_text.figure_rows(run.figures)),
+    )
+    yield Block(
+        "Percentiles of the divergence",
+        "How many tokens are hardly touched, and how far the worst ones move.",
+        percentile_plot(list(zip(titles, run.figures, strict=True))),
+        ("", *titles),
+        _rows(verify_text.percentile_rows(run.figures)),
+        folded=True,
+    )
+    if result.parts:
+        yield Block(
+            "Weights and activations",
+            "What the coarser weights cost with float32 activations, and what rounding activations to 8 bits "
+            "adds.",
+            heads=verify_text.PARTS_HEADS,
+            rows=_rows(verify_text.parts_rows(sections, result.parts)),
+        )
+    named = [(f"{run.computed.activations} activations", run.layers) for run in result.runs]
+    yield Block(
+        "Hidden states, layer by layer",
+        "Difference from the original's hidden state, relative to its size, mean over the scored tokens; "
+        "0 is the embedding.",
+        _layer_plot(named),
+        ("", *(name for name, _ in named)),
+        _layer_table([layers for _, layers in named]),
+        folded=True,
+    )
+    yield Block(
+        "Tensors",
+        "Relative error of the quantized tensors; bars are over all layers, thin lines from the best to the "
+        "worst.",
+        _tensor_plot(result.tensors),
+        ("tensor", "from", "to", "size", "relative error", "SNR dB"),
+        tuple(_tensor_row(tensor) for tensor in result.tensors),
+        folded=True,
+    )
+    yield Block(
+        "Size", plot=_size_plot(result), heads=("", "files", "bits per weight"), rows=_size_rows(result)
+    )
+    if run.agreement is not None:
+        yield _completions(run.agreement)
+
+
+def _layer_plot(named: Sequence[tuple[str, Sequence[float]]]) -> str:
+    count = len(named[0][1])
+    step = max(1, (count - 1) // 14)
+    x = Axis("layer", 0, count - 1, tuple((float(n), str(n)) for n in range(0, count, step)))
+    percent = [[100 * value for value in layers] for _, layers in named]
+    y = linear_axis("relative difference", [value for values in percent for value in values], unit=" %")
+    series = [
+        Series(name, tuple((float(n), value) for n, value in enumerate(values)))
+        for (name, _), values in zip(named, percent, strict=True)
+    ]
+    return lines(series, x, y)
+
+
+def _layer_table(runs: Sequence[Sequence[float]]) -> tuple[tuple[str, ...], ...]:
+    columns = [verify_text.layer_rows(layers) for layers in runs]
+    return tuple((rows[0][0], *(row[1] for row in rows)) for rows in zip(*columns, strict=True))
+
+
+def _tensor_plot(tensors: Sequence[TensorReport]) -> str:
+    """One bar for the same tensor of all layers."""
+    groups: dict[str, list[Distortion]] = {}
+    for tensor in tensors:
+        if tensor.distortion is not None and tensor.distortion.relative_error is not None:
+            groups.setdefault(_NUMBER.sub(".*.", tensor.name), []).append(tensor.distortion)
+    rows = []
+    for name, group in groups.items():
+        errors = [d.relative_error or 0.0 for d in group]
+        whole = sum(group, Distortion()).relative_error or 0.0
+        short = name.removeprefix("model.").removeprefix("layers.*.").removesuffix(".weight")
+        rows.append(Bar(short, whole, min(errors), max(errors), f"{whole:.4f}"))
+    return bars(rows) if rows else ""
+
+
+def _tensor_row(tensor: TensorReport) -> tuple[str, ...]:
+    error = snr = "-"
+    if tensor.distortion is not None:
+        relative, decibels = tensor.distortion.relative_error, tensor.distortion.snr_db
+        error = "?" if relative is None else f"{relative:.4f}"
+        snr = "-" if decibels is None else f"{decibels:.1f}"
+    return tensor.name, tensor.source_dtype, tensor.dtype, verify_text.size(tensor.bytes), error, snr
+
+
+def _size_plot(result: Verification) -> str:
+    sizes = (("original", result.original_bytes), ("quantized", result.quantized_bytes))
+    return bars([Bar(name, float(n), n, n, verify_text.size(n)) for name, n in sizes], 90)
+
+
+def _size_rows(result: Verification) -> tuple[tuple[str, ...], ...]:
+    totals, size = result.totals, verify_text.size
+    return (
+        ("original", size(result.original_bytes), f"{totals.source_bits_per_weight:.2f}"),
+        ("quantized", size(result.quantized_bytes), f"{totals.bits_per_weight:.2f}"),
+    )
+
+
+def _completions(agreement: Agreement) -> Block:
+    rows = [
+        (str(n), c.before.lstrip(), c.original, "the same" if c.equal else c.quantized, c.middle)
+        for n, c in enumerate(agreement.completions, 1)
+    ]
+    heads = ("", "before the hole", "original writes", "quantized writes", "stood there")
+    text = f"{verify_text.agreement_line(agreement)} Greedy decoding."
+    return Block("Completions", text, "", heads, tuple(rows), frozenset({1, 2, 3, 4}))
+
+
+def _verdict(result: Verification, thresholds: Thresholds) -> str | None:
+    if thresholds == Thresholds():
+        return None
+    return "; ".join(thresholds.misses(result.run, result.sections)) or "passed"
+
+
+def _place(percent: float) -> float:
+    """Where a percentile of the normal distribution stands: both ends of the scale are wide."""
+    if percent in (0, 100):
+        return _ENDS if percent else -_ENDS
+    return NormalDist().inv_cdf(percent / 100)
+
+
+def _short(field: str) -> str:
+    return {"minimum": "min", "median": "50", "maximum": "max"}.get(field, f"{PERCENTILES[field]:g}")
+
+
+def _log(value: float) -> float:
+    return math.log10(max(value, _LEAST_KLD))
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(map(tuple, rows))
+
+
+def _pairs(provenance: dict[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in provenance.items())
