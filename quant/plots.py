@@ -21,15 +21,15 @@ __all__ = [
     "points",
 ]
 
-COLOURS = 4
-"""Series that can be told apart; a fifth has the first one's colour."""
+COLOURS = 6
+"""Series that can be told apart; a seventh has the first one's colour."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --muted: #59636e; --grid: #d8dee4; --page: #ffffff;
-  --s0: #2a6fd0; --s1: #c8501e; --s2: #16855b; --s3: #8250c8; }
+  --s0: #2a6fd0; --s1: #c8501e; --s2: #16855b; --s3: #8250c8; --s4: #96700a; --s5: #b8326f; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --muted: #9aa4af; --grid: #30363d; --page: #0d1117;
-  --s0: #5aa2f5; --s1: #f08a5b; --s2: #3fb98a; --s3: #b392f0; } }
+  --s0: #5aa2f5; --s1: #f08a5b; --s2: #3fb98a; --s3: #b392f0; --s4: #d6b04a; --s5: #f07fb0; } }
 svg text { fill: var(--muted); font: 12px system-ui, sans-serif; }
 svg text.name { fill: var(--ink); }
 svg .grid { stroke: var(--grid); stroke-width: 1; }
@@ -38,12 +38,14 @@ svg .s0 { stroke: var(--s0); } svg .f0 { fill: var(--s0); }
 svg .s1 { stroke: var(--s1); } svg .f1 { fill: var(--s1); }
 svg .s2 { stroke: var(--s2); } svg .f2 { fill: var(--s2); }
 svg .s3 { stroke: var(--s3); } svg .f3 { fill: var(--s3); }
+svg .s4 { stroke: var(--s4); } svg .f4 { fill: var(--s4); }
+svg .s5 { stroke: var(--s5); } svg .f5 { fill: var(--s5); }
 """
 """What the plots' classes look like; for the page that they stand in, or a file of their own."""
 
 _WIDTH, _HEIGHT = 720, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 34, 46
-_CHAR = 6.6  # pixels of a character, about
+_CHAR, _LINE = 6.6, 14  # pixels of a character and from line to line, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +129,21 @@ def lines(series: Sequence[Series], x: Axis, y: Axis) -> str:
 def points(marks: Sequence[Point], x: Axis, y: Axis) -> str:
     """Points with error bars and their names beside them."""
     parts = [*_frame(x, y)]
+    names: list[tuple[float, float, float]] = []  # first and last pixel, height
     for n, mark in enumerate(marks):
         at, height = _x(x, mark.x), _y(y, mark.y)
-        left = at + 10 + _CHAR * len(mark.name) > _WIDTH - _RIGHT
+        width = _CHAR * len(mark.name)
+        left = at + 10 + width > _WIDTH - _RIGHT
+        first = at - 10 - width if left else at + 10
+        line = height + 4
+        while any(first < b and a < first + width and abs(h - line) < _LINE for a, b, h in names):
+            line += _LINE
+        names.append((first, first + width, line))
         parts += [
             f'<line class="line s{n % COLOURS}" x1="{at:.1f}" x2="{at:.1f}" '
             f'y1="{_y(y, mark.low):.1f}" y2="{_y(y, mark.high):.1f}"/>',
             f'<circle class="f{n % COLOURS}" cx="{at:.1f}" cy="{height:.1f}" r="5"/>',
-            f'<text class="name" x="{at - 10 if left else at + 10:.1f}" y="{height + 4:.1f}" '
+            f'<text class="name" x="{at - 10 if left else at + 10:.1f}" y="{line:.1f}" '
             f'text-anchor="{"end" if left else "start"}">{escape(mark.name)}</text>',
         ]
     return _svg(parts, _HEIGHT)

@@ -27,7 +27,7 @@ def measure_tensors(
 ) -> tuple[TensorReport, ...]:
     """Compare the tensors that both have, in pieces of a few hundred thousand elements.
 
-    A tensor that is the same in both, bit for bit in value, has no distortion to report, as one that
+    A tensor that was not quantized and has the same values in both has no distortion to report, like one that
     ``cg quantize`` copied. Elements that are not finite are left out.
     """
     reports = []
@@ -36,7 +36,7 @@ def measure_tensors(
             rows = max(1, _PIECE_ELEMENTS // max(1, before.cols))
             parts = workers.map(partial(_distortion, before, after, rows), range(0, before.rows, rows))
             whole = sum(parts, Distortion())
-            copied = before.dtype is after.dtype and whole.sum_sq_error == 0
+            kept = before.dtype is after.dtype or after.dtype.is_float
             reports.append(
                 TensorReport(
                     before.name,
@@ -45,7 +45,7 @@ def measure_tensors(
                     after.dtype.value,
                     before.nbytes,
                     after.nbytes,
-                    None if copied else whole,
+                    None if kept and whole.sum_sq_error == 0 else whole,
                 )
             )
             for side in (original, quantized):

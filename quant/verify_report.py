@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 
 from cg import __version__
 from cg.quant import verify_text
 from cg.quant.agreement import Agreement
 from cg.quant.distortion import Distortion
-from cg.quant.plots import Axis, Bar, Series, bars, linear_axis, lines, log_axis
+from cg.quant.plots import COLOURS, Bar, bars
 from cg.quant.report import TensorReport
 from cg.quant.report_page import Block, Page
-from cg.quant.statistics import PERCENTILES, Figures
-from cg.quant.verification import Thresholds, Verification
+from cg.quant.report_plots import layer_plot, layer_table, percentile_plot
+from cg.quant.statistics import Figures
+from cg.quant.verification import Run, Thresholds, Verification
 
-__all__ = ["percentile_plot", "verification_page"]
+__all__ = ["verification_page"]
 
-_LEAST_KLD = 1e-7  # below that a divergence is rounding
-_ENDS = 3.8  # where minimum and maximum stand, in standard deviations
 _NUMBER = re.compile(r"\.\d+\.")
 
 
@@ -45,20 +42,6 @@ def verification_page(result: Verification, thresholds: Thresholds) -> Page:
     )
 
 
-def percentile_plot(named: Sequence[tuple[str, Figures]]) -> str:
-    """The percentiles of the divergence, a line for each of ``named``, on a logarithmic scale."""
-    places = {field: _place(percent) for field, percent in PERCENTILES.items()}
-    ticks = tuple((places[field], _short(field)) for field in PERCENTILES)
-    x = Axis("percentile of the scored tokens", -_ENDS, _ENDS, ticks)
-    values = [getattr(figures.kld, field) for _, figures in named for field in PERCENTILES]
-    y = log_axis("KL divergence, nats", values, _LEAST_KLD)
-    series = [
-        Series(name, tuple((place, _log(getattr(figures.kld, field))) for field, place in places.items()))
-        for name, figures in named
-    ]
-    return lines(series, x, y)
-
-
 def _blocks(result: Verification) -> Iterator[Block]:
     run, sections = result.run, result.sections
     titles = tuple(section.title for section in sections)
@@ -72,7 +55,7 @@ def _blocks(result: Verification) -> Iterator[Block]:
     yield Block(
         "Percentiles of the divergence",
         "How many tokens are hardly touched, and how far the worst ones move.",
-        percentile_plot(list(zip(titles, run.figures, strict=True))),
+        percentile_plot(_few(titles, run)),
         ("", *titles),
         _rows(verify_text.percentile_rows(run.figures)),
         folded=True,
@@ -90,9 +73,9 @@ def _blocks(result: Verification) -> Iterator[Block]:
         "Hidden states, layer by layer",
         "Difference from the original's hidden state, relative to its size, mean over the scored tokens; "
         "0 is the embedding.",
-        _layer_plot(named),
+        layer_plot(named),
         ("", *(name for name, _ in named)),
-        _layer_table([layers for _, layers in named]),
+        layer_table([layers for _, layers in named]),
         folded=True,
     )
     yield Block(
@@ -111,22 +94,11 @@ def _blocks(result: Verification) -> Iterator[Block]:
         yield _completions(run.agreement)
 
 
-def _layer_plot(named: Sequence[tuple[str, Sequence[float]]]) -> str:
-    count = len(named[0][1])
-    step = max(1, (count - 1) // 14)
-    x = Axis("layer", 0, count - 1, tuple((float(n), str(n)) for n in range(0, count, step)))
-    percent = [[100 * value for value in layers] for _, layers in named]
-    y = linear_axis("relative difference", [value for values in percent for value in values], unit=" %")
-    series = [
-        Series(name, tuple((float(n), value) for n, value in enumerate(values)))
-        for (name, _), values in zip(named, percent, strict=True)
-    ]
-    return lines(series, x, y)
-
-
-def _layer_table(runs: Sequence[Sequence[float]]) -> tuple[tuple[str, ...], ...]:
-    columns = [verify_text.layer_rows(layers) for layers in runs]
-    return tuple((rows[0][0], *(row[1] for row in rows)) for rows in zip(*columns, strict=True))
+def _few(titles: Sequence[str], run: Run) -> list[tuple[str, Figures]]:
+    """As many lines as there are colours."""
+    if len(titles) <= COLOURS:
+        return list(zip(titles, run.figures, strict=True))
+    return [("all texts", run.overall), *([("all middles", run.middles)] if run.middles else [])]
 
 
 def _tensor_plot(tensors: Sequence[TensorReport]) -> str:
@@ -168,33 +140,18 @@ def _size_rows(result: Verification) -> tuple[tuple[str, ...], ...]:
 
 def _completions(agreement: Agreement) -> Block:
     rows = [
-        (str(n), c.before.lstrip(), c.original, "the same" if c.equal else c.quantized, c.middle)
+        (str(n), c.before.lstrip(), c.original, c.quantized, "yes" if c.equal else "no", c.middle)
         for n, c in enumerate(agreement.completions, 1)
     ]
-    heads = ("", "before the hole", "original writes", "quantized writes", "stood there")
+    heads = ("", "before the hole", "original writes", "quantized writes", "same", "stood there")
     text = f"{verify_text.agreement_line(agreement)} Greedy decoding."
-    return Block("Completions", text, "", heads, tuple(rows), frozenset({1, 2, 3, 4}))
+    return Block("Completions", text, "", heads, tuple(rows), frozenset({1, 2, 3, 5}))
 
 
 def _verdict(result: Verification, thresholds: Thresholds) -> str | None:
     if thresholds == Thresholds():
         return None
     return "; ".join(thresholds.misses(result.run, result.sections)) or "passed"
-
-
-def _place(percent: float) -> float:
-    """Where a percentile of the normal distribution stands: both ends of the scale are wide."""
-    if percent in (0, 100):
-        return _ENDS if percent else -_ENDS
-    return NormalDist().inv_cdf(percent / 100)
-
-
-def _short(field: str) -> str:
-    return {"minimum": "min", "median": "50", "maximum": "max"}.get(field, f"{PERCENTILES[field]:g}")
-
-
-def _log(value: float) -> float:
-    return math.log10(max(value, _LEAST_KLD))
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:

@@ -29,6 +29,7 @@ from cg.runtime.errors import (
 )
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.formats.safetensors import SafetensorsFile
+from cg.runtime.ops import Backend
 from cg.runtime.tokenizer import Tokenizer
 
 OPTIONS = VerifyOptions(context=64, chunks=3, backend="numpy", activations="f32", holes=0)
@@ -66,13 +67,24 @@ def transformers_logits(folder: Path) -> np.ndarray:
     return scored
 
 
-@pytest.mark.parametrize("name", ["demo", "gemma-mqa", "gemma-mha-wide"])
-def test_perplexity_of_an_original_is_that_of_transformers(name: str, golden: Path, demo: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("demo", "numpy"),
+        ("demo", "native"),
+        ("demo", "torch"),
+        ("gemma-mqa", "numpy"),
+        ("gemma-mha-wide", "numpy"),
+    ],
+)
+def test_perplexity_of_an_original_is_that_of_transformers(
+    name: str, backend: Backend, golden: Path, demo: Path
+) -> None:
     folder = demo if name == "demo" else golden / name
     targets = chunks_of(folder).ids[:, 33:].ravel()
     logits = torch.from_numpy(transformers_logits(folder))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets.astype(np.int64)))
-    figures = run(folder, folder).figures
+    figures = run(folder, folder, replace(OPTIONS, reference_backend=backend)).figures
     assert figures.tokens == len(targets) == 3 * 31
     assert figures.ppl_original.value == pytest.approx(math.exp(loss.item()), rel=1e-3)
 
