@@ -156,6 +156,8 @@ def _score(
         base = original.model.logits(states[0][here])
         for side, x, scored in zip(others, states[1:], scores, strict=True):
             scored.append(score_tokens(base, side.model.logits(x[here]), targets[here]))
+            if len(others) > 1:  # heads are the largest tensors: no more than two at a time
+                side.release("")
     return [TokenScores.concatenate(parts) for parts in scores]
 
 
