@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cg.quant.text_files import read_utf8
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ __all__ = [
 
 HELD_OUT = {
     "python": "held_out_python.txt",
+    "javascript": "held_out_javascript.txt",
+    "java": "held_out_java.txt",
+    "cpp": "held_out_cpp.txt",
+    "go": "held_out_go.txt",
+    "rust": "held_out_rust.txt",
 }
 """The bundled texts by language; ``data/README.md`` says where they come from."""
 
@@ -83,9 +89,7 @@ def read_text(files: Sequence[Path]) -> EvaluationText:
     Raises:
         UsageError: a file cannot be read, or is not UTF-8.
     """
-    data = b"".join(map(_read, files))
-    name = ", ".join(map(str, files))
-    return EvaluationText(name, data.decode("utf-8"), hashlib.sha256(data).hexdigest())
+    return _text(", ".join(map(str, files)), "".join(map(read_utf8, files)), "text")
 
 
 def read_held_out(language: str = "python") -> EvaluationText:
@@ -99,9 +103,11 @@ def read_held_out(language: str = "python") -> EvaluationText:
             f"there is no bundled text in {language!r}",
             hint=f"use one of {', '.join(HELD_OUT)}, or --text with a file of your own",
         )
-    data = _read(_DATA / HELD_OUT[language])
-    name = f"bundled held-out {language}"
-    return EvaluationText(name, data.decode("utf-8"), hashlib.sha256(data).hexdigest(), language)
+    return _text(f"bundled held-out {language}", read_utf8(_DATA / HELD_OUT[language]), language)
+
+
+def _text(name: str, text: str, kind: str) -> EvaluationText:
+    return EvaluationText(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), kind)
 
 
 def cut_chunks(ids: Sequence[int], bos_id: int, context: int, limit: int | None = None) -> Chunks:
@@ -128,15 +134,3 @@ def cut_chunks(ids: Sequence[int], bos_id: int, context: int, limit: int | None 
     rows = np.array(stream[: count * context], np.int32).reshape(count, context)
     rows[:, 0] = bos_id
     return Chunks(rows, context // 2)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
-    return data

@@ -16,7 +16,6 @@ __all__ = [
     "figure_rows",
     "layer_rows",
     "parts_rows",
-    "percentile_name",
     "percentile_rows",
     "show",
     "size",
@@ -38,7 +37,6 @@ _FIGURES = (
 )
 """Name, field, digits, factor, unit."""
 
-
 PARTS_HEADS = ("", "KLD, weights", "added by int8", "ln ratio, weights", "added by int8")
 """Of :func:`parts_rows`."""
 
@@ -57,7 +55,7 @@ def figure_rows(figures: Sequence[Figures]) -> list[list[str]]:
 
 def percentile_rows(figures: Sequence[Figures]) -> list[list[str]]:
     """All percentiles of the divergence and of Δp, from the greatest to the least."""
-    names = [(percentile_name(field), field) for field in reversed(PERCENTILES)]
+    names = [(_percentile_name(field), field) for field in reversed(PERCENTILES)]
     return [
         *(
             [f"KL divergence, {name}", *(f"{getattr(f.kld, field):.6f}" for f in figures)]
@@ -70,8 +68,7 @@ def percentile_rows(figures: Sequence[Figures]) -> list[list[str]]:
     ]
 
 
-def percentile_name(field: str) -> str:
-    """What a field of :class:`Percentiles` is called."""
+def _percentile_name(field: str) -> str:
     return field if field in ("minimum", "median", "maximum") else f"{PERCENTILES[field]:g} %"
 
 
@@ -123,15 +120,13 @@ def agreement_line(agreement: Agreement) -> str:
 def where_lines(result: Verification) -> Iterator[str]:
     """Where the loss arises, and what it bought."""
     totals, layers = result.totals, result.run.layers
-    moved = [t for t in result.tensors if t.distortion is not None and t.distortion.relative_error]
-    if totals.relative_error is not None and moved:
-        worst = max(moved, key=lambda t: t.distortion.relative_error or 0 if t.distortion else 0)
-        error = worst.distortion.relative_error if worst.distortion else None
-        snr = totals.distortion.snr_db
+    errors = {t.name: t.distortion.relative_error or 0.0 for t in result.tensors if t.distortion is not None}
+    snr = totals.distortion.snr_db
+    if snr is not None:
+        worst = max(errors, key=errors.__getitem__)
         yield (
-            f"Tensors: relative error {totals.relative_error:.4f}"
-            + (f" ({snr:.1f} dB)" if snr is not None else "")
-            + f", the largest {error:.4f} in {worst.name}."
+            f"Tensors: relative error {totals.relative_error:.4f} ({snr:.1f} dB), "
+            f"the largest {errors[worst]:.4f} in {worst}."
         )
     yield (
         f"Hidden states: {100 * layers[1]:.2f} % off after the first layer, "
