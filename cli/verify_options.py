@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cg.quant.evaluation_text import EvaluationText
-    from cg.quant.statistics import Figures
-    from cg.quant.verification import Section
 
 __all__ = [
     "AgainstOption",
@@ -28,10 +26,7 @@ __all__ = [
     "TextOption",
     "read_texts",
     "show_progress",
-    "side_by_side",
 ]
-
-_COLUMNS = 3
 
 AgainstOption = Annotated[str, typer.Option("--against", "-a", help="The original that it was made from.")]
 TextOption = Annotated[
@@ -70,14 +65,6 @@ def read_texts(files: Sequence[Path] | None, languages: Sequence[str] | None) ->
     texts = [read_text(files)] if files else []
     wanted = list(HELD_OUT) if "all" in (languages or ()) else languages or ([] if files else ["python"])
     return texts + [read_held_out(language) for language in dict.fromkeys(wanted)]
-
-
-def side_by_side(
-    sections: Sequence[Section], figures: Sequence[Figures]
-) -> Iterator[tuple[Sequence[Section], Sequence[Figures]]]:
-    """A few sections at a time, so that a table of them fits a terminal."""
-    for start in range(0, len(sections), _COLUMNS):
-        yield sections[start : start + _COLUMNS], figures[start : start + _COLUMNS]
 
 
 def show_progress(bars: Progress) -> Callable[[str, int, int], None]:

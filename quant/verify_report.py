@@ -13,8 +13,7 @@ from cg.quant.plots import COLOURS, Bar, bars
 from cg.quant.report import TensorReport
 from cg.quant.report_page import Block, Page
 from cg.quant.report_plots import layer_plot, layer_table, percentile_plot
-from cg.quant.statistics import Figures
-from cg.quant.verification import Run, Thresholds, Verification
+from cg.quant.verification import Thresholds, Verification
 
 __all__ = ["verification_page"]
 
@@ -44,20 +43,21 @@ def verification_page(result: Verification, thresholds: Thresholds) -> Page:
 
 def _blocks(result: Verification) -> Iterator[Block]:
     run, sections = result.run, result.sections
-    titles = tuple(section.title for section in sections)
+    named = verify_text.columns(result)
+    titles, figures = zip(*named, strict=True)
     yield Block(
         "Figures",
         "Each with its standard error. Defined as in llama-perplexity; Δp is the change of the probability "
         "of the token that came.",
         heads=("", *titles),
-        rows=_rows(verify_text.figure_rows(run.figures)),
+        rows=_rows(verify_text.figure_rows(figures)),
     )
     yield Block(
         "Percentiles of the divergence",
         "How many tokens are hardly touched, and how far the worst ones move.",
-        percentile_plot(_few(titles, run)),
+        percentile_plot(named if len(named) <= COLOURS else [n for n in named if n[0].startswith("all ")]),
         ("", *titles),
-        _rows(verify_text.percentile_rows(run.figures)),
+        _rows(verify_text.percentile_rows(figures)),
         folded=True,
     )
     if result.parts:
@@ -68,14 +68,14 @@ def _blocks(result: Verification) -> Iterator[Block]:
             heads=verify_text.PARTS_HEADS,
             rows=_rows(verify_text.parts_rows(sections, result.parts)),
         )
-    named = [(f"{run.computed.activations} activations", run.layers) for run in result.runs]
+    runs = [(f"{run.computed.activations} activations", run.layers) for run in result.runs]
     yield Block(
         "Hidden states, layer by layer",
         "Difference from the original's hidden state, relative to its size, mean over the scored tokens; "
         "0 is the embedding.",
-        layer_plot(named),
-        ("", *(name for name, _ in named)),
-        layer_table([layers for _, layers in named]),
+        layer_plot(runs),
+        ("", *(name for name, _ in runs)),
+        layer_table([layers for _, layers in runs]),
         folded=True,
     )
     yield Block(
@@ -92,13 +92,6 @@ def _blocks(result: Verification) -> Iterator[Block]:
     )
     if run.agreement is not None:
         yield _completions(run.agreement)
-
-
-def _few(titles: Sequence[str], run: Run) -> list[tuple[str, Figures]]:
-    """As many lines as there are colours."""
-    if len(titles) <= COLOURS:
-        return list(zip(titles, run.figures, strict=True))
-    return [("all texts", run.overall), *([("all middles", run.middles)] if run.middles else [])]
 
 
 def _tensor_plot(tensors: Sequence[TensorReport]) -> str:

@@ -12,6 +12,7 @@ __all__ = [
     "PARTS_HEADS",
     "agreement_line",
     "circumstances",
+    "columns",
     "conclusion",
     "figure_rows",
     "layer_rows",
@@ -39,6 +40,17 @@ _FIGURES = (
 
 PARTS_HEADS = ("", "KLD, weights", "added by int8", "ln ratio, weights", "added by int8")
 """Of :func:`parts_rows`."""
+
+
+def columns(result: Verification) -> list[tuple[str, Figures]]:
+    """The figures of the first run under their headings: each section and, of several texts, all."""
+    run = result.run
+    named = [(s.title, figures) for s, figures in zip(result.sections, run.figures, strict=True)]
+    if sum(s.task == "text" for s in result.sections) > 1:
+        named.append(("all texts", run.overall))
+        if run.middles is not None:
+            named.append(("all middles", run.middles))
+    return named
 
 
 def figure_rows(figures: Sequence[Figures]) -> list[list[str]]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
+_COLUMNS = 3  # of figures side by side, so that a table fits a terminal
+
 
 def verify(
     quantized: Annotated[
@@ -96,17 +98,19 @@ def _print(result: Verification, *, details: bool) -> None:
     from cg.quant import verify_text as text
 
     run = result.run
-    for some, figures in verify_options.side_by_side(result.sections, run.figures):
+    named = text.columns(result)
+    for start in range(0, len(named), _COLUMNS):
+        heads, figures = zip(*named[start : start + _COLUMNS], strict=True)
         rows = text.figure_rows(figures) + (text.percentile_rows(figures) if details else [])
-        output.table("", ["", *(section.title for section in some)], rows)
+        output.table("", ["", *heads], rows)
     if result.parts:
         output.table("", text.PARTS_HEADS, text.parts_rows(result.sections, result.parts))
     if details:
         from cg.cli.quantize_report import tensor_rows
 
         output.table("", ["hidden states", "difference"], text.layer_rows(run.layers))
-        heads = ["tensor", "count", "from", "to", "size", "relative error", "SNR dB"]
-        output.table("", heads, tensor_rows(result.tensors))
+        columns = ["tensor", "count", "from", "to", "size", "relative error", "SNR dB"]
+        output.table("", columns, tensor_rows(result.tensors))
     output.emit(text.conclusion(result.figures))
     if run.agreement is not None:
         output.emit(text.agreement_line(run.agreement))
