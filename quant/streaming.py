@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cg.quant.passage_store import PassageStore
 from cg.quant.passages import Passage
 from cg.quant.statistics import TokenScores, score_tokens
 from cg.quant.steps import Steps, steps_of
@@ -121,7 +121,7 @@ def _run_layers(
     for i in range(layers):
         for side, hidden in zip(sides, states, strict=True):
             for n, x in enumerate(hidden):
-                hidden[n] = side.model.layer(i, x, _PassageStore(), 0)
+                hidden[n] = side.model.layer(i, x, PassageStore(), 0)
                 if not np.isfinite(hidden[n]).all():
                     raise NonFiniteError(
                         f"{side.checkpoint.folder}: NaN or infinity after layer {i + 1}",
@@ -159,15 +159,6 @@ def _score(
             if len(others) > 1:  # heads are the largest tensors: no more than two at a time
                 side.release("")
     return [TokenScores.concatenate(parts) for parts in scores]
-
-
-class _PassageStore:
-    """Keys and values of one layer and one passage, in float32: all that a layer needs of a whole passage."""
-
-    def store(
-        self, layer: int, position: int, keys: Floats, values: Floats
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        return np.ascontiguousarray(keys.transpose(1, 0, 2)), np.ascontiguousarray(values.transpose(1, 0, 2))
 
 
 def _head_steps(config: GemmaConfig, passage: Passage) -> int:
