@@ -82,7 +82,8 @@ def test_progress_reaches_the_end(golden: Path) -> None:
 def test_shares_and_errors() -> None:
     holes = [Completed("", "", "", "", t, c, t == c) for t, c in ((4, 4), (6, 2), (5, 5), (3, 0))]
     agreement = Agreement.of(holes)
-    assert agreement.equal == Estimate(0.5, pytest.approx((0.25 / 3) ** 0.5))
+    assert agreement.equal.value == 0.5
+    assert agreement.equal.error == pytest.approx((0.25 / 3) ** 0.5)
     assert agreement.common_tokens.value == pytest.approx(2.75)
     assert agreement.common_tokens.error == pytest.approx((14.75 / 4 / 3) ** 0.5)
     assert agreement.original_tokens == 4.5

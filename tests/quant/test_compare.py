@@ -76,7 +76,7 @@ def test_the_original_is_computed_once(
 
     monkeypatch.setattr(Gemma, "embed", count)
     options = VerifyOptions(context=48, chunks=2, holes=0, threads=1)
-    result = compare(folders[:1] * 2 + folders[1:2], golden / "gemma-mqa", [TEXT], options)
+    result = compare([folders[0], folders[0], folders[1]], golden / "gemma-mqa", [TEXT], options)
     assert len(result.models) == 2  # one was named twice
     # Two chunks each of the original (bf16), of the one with a quantized embedding and of the one without.
     assert sorted(embedded) == ["BF16"] * 4 + ["Q4"] * 2

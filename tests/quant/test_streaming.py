@@ -26,7 +26,8 @@ PAIRS = [("gemma-mqa-JQ4-embed", "gemma-mqa"), ("gemma-mha-wide-JQ4", "gemma-mha
 
 def transformers_model(folder: Path) -> Any:
     raw = json.loads((folder / "config.json").read_text())
-    model: Any = GemmaForCausalLM(HfConfig(**raw | {"hidden_act": "gelu_pytorch_tanh"})).float().eval()
+    model: Any = GemmaForCausalLM(HfConfig(**raw | {"hidden_act": "gelu_pytorch_tanh"}))
+    model = model.float().eval()
     with Checkpoint.open(folder) as checkpoint:
         state = {
             name: torch.from_numpy(t.dequantize().reshape([d for d in t.shape if d > 1]))

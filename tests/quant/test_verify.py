@@ -160,7 +160,8 @@ def test_defaults_and_circumstances(golden: Path) -> None:
     assert (result.run.computed.backend, result.run.computed.activations) == ("numpy", "f32")
     assert result.run.agreement is None
     assert result.run.middles is None
-    assert result.parts == result.notes == ()
+    assert result.parts == ()
+    assert result.notes == ()
     for folder, size in zip(pair, (result.quantized_bytes, result.original_bytes), strict=True):
         assert size == (folder / "model.safetensors").stat().st_size
     whole = verify(*pair, [text], VerifyOptions(backend="numpy", chunks=None, context=200, holes=0))
