@@ -12,6 +12,7 @@ from cg.cli import output, settings
 from cg.cli.commands import models
 from cg.cli.commands.bench import bench
 from cg.cli.commands.chat import chat
+from cg.cli.commands.compare import compare
 from cg.cli.commands.complete import complete
 from cg.cli.commands.demo import demo
 from cg.cli.commands.download import download
@@ -56,7 +57,7 @@ def _global_options(
         context.default_map = settings.default_map(context.command, values)
 
 
-for _command in (complete, chat, quantize, verify, optimize, download, inspect, bench, demo):
+for _command in (complete, chat, quantize, verify, compare, optimize, download, inspect, bench, demo):
     app.command(name=_command.__name__)(guarded(_command))
 for _info in (*models.app.registered_commands, models.app.registered_callback):
     if _info is not None and _info.callback is not None:

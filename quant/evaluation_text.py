@@ -10,14 +10,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cg.quant.text_files import read_utf8
 from cg.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MIN_CONTEXT", "Chunks", "EvaluationText", "cut_chunks", "read_text"]
+__all__ = [
+    "HELD_OUT",
+    "MIN_CONTEXT",
+    "Chunks",
+    "EvaluationText",
+    "cut_chunks",
+    "read_held_out",
+    "read_text",
+]
 
-_BUNDLED = Path(__file__).parent / "data" / "held_out_python.txt"
+HELD_OUT = {
+    "python": "held_out_python.txt",
+    "javascript": "held_out_javascript.txt",
+    "java": "held_out_java.txt",
+    "cpp": "held_out_cpp.txt",
+    "go": "held_out_go.txt",
+    "rust": "held_out_rust.txt",
+}
+"""The bundled texts by language; ``data/README.md`` says where they come from."""
+
+_DATA = Path(__file__).parent / "data"
 
 MIN_CONTEXT = 8
 """The shortest chunk: three of its tokens are scored."""
@@ -31,6 +50,8 @@ class EvaluationText:
     text: str
     sha256: str
     """Of its UTF-8 bytes."""
+    kind: str = "text"
+    """The heading of its figures: ``text`` for a user's files, the language of a bundled text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,15 +83,31 @@ class Chunks:
         return self.ids[chunk, self.first + 1 :]
 
 
-def read_text(files: Sequence[Path] = ()) -> EvaluationText:
-    """The files one after the other, as ``cat`` would join them; without files the bundled Python text.
+def read_text(files: Sequence[Path]) -> EvaluationText:
+    """The files one after the other, as ``cat`` would join them.
 
     Raises:
         UsageError: a file cannot be read, or is not UTF-8.
     """
-    data = b"".join(map(_read, files or [_BUNDLED]))
-    name = ", ".join(str(f) for f in files) or "bundled held-out Python"
-    return EvaluationText(name, data.decode("utf-8"), hashlib.sha256(data).hexdigest())
+    return _text(", ".join(map(str, files)), "".join(map(read_utf8, files)), "text")
+
+
+def read_held_out(language: str = "python") -> EvaluationText:
+    """The bundled text of a language.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if language not in HELD_OUT:
+        raise UsageError(
+            f"there is no bundled text in {language!r}",
+            hint=f"use one of {', '.join(HELD_OUT)}, or --text with a file of your own",
+        )
+    return _text(f"bundled held-out {language}", read_utf8(_DATA / HELD_OUT[language]), language)
+
+
+def _text(name: str, text: str, kind: str) -> EvaluationText:
+    return EvaluationText(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), kind)
 
 
 def cut_chunks(ids: Sequence[int], bos_id: int, context: int, limit: int | None = None) -> Chunks:
@@ -97,15 +134,3 @@ def cut_chunks(ids: Sequence[int], bos_id: int, context: int, limit: int | None 
     rows = np.array(stream[: count * context], np.int32).reshape(count, context)
     rows[:, 0] = bos_id
     return Chunks(rows, context // 2)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
-    return data

@@ -2,8 +2,8 @@
 
 Per scored token with the original's logits l and probabilities p, the quantized model's l' and p', all in
 float64: ``nll = logsumexp(l) - l[target]``; ``kld = sum(p (ln p - ln p'))`` in nats, over the whole
-vocabulary (llama.cpp leaves out entries with ``ln p`` below -16); same top when both argmax agree, the
-lower id on a tie. Source: llama.cpp ``tools/perplexity/perplexity.cpp``.
+vocabulary (llama.cpp leaves out entries with ``ln p`` below -16); ``Δp = p'[target] - p[target]``; same top
+when both argmax agree, the lower id on a tie. Source: llama.cpp ``tools/perplexity/perplexity.cpp``.
 
 Standard errors are those of a mean over independent tokens, ``sqrt(variance / (n - 1))``. Errors of a ratio
 or difference come from the differences token by token, which is the same as subtracting twice the covariance.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,16 @@ from cg.runtime.errors import NonFiniteError, UsageError
 from cg.runtime.ops import Ids
 from cg.runtime.tensor import Floats
 
-__all__ = ["Estimate", "Figures", "TokenScores", "score_tokens", "summarize"]
+__all__ = [
+    "PERCENTILES",
+    "Estimate",
+    "Figures",
+    "Percentiles",
+    "TokenScores",
+    "mean_of",
+    "score_tokens",
+    "summarize",
+]
 
 _Doubles = NDArray[np.float64]
 
@@ -38,6 +47,40 @@ class Estimate:
     error: float
 
 
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """How a value is spread over the tokens, from the least to the greatest, as llama-perplexity lists it.
+
+    Between two tokens a percentile is interpolated.
+    """
+
+    minimum: float
+    p0_1: float
+    p1: float
+    p5: float
+    p10: float
+    p25: float
+    median: float
+    p75: float
+    p90: float
+    p95: float
+    p99: float
+    p99_9: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: _Doubles) -> Self:
+        """Of ``values [n]``, in any order."""
+        return cls(*map(float, np.percentile(values, list(PERCENTILES.values()))))
+
+
+PERCENTILES = {
+    "minimum": 0.0, "p0_1": 0.1, "p1": 1.0, "p5": 5.0, "p10": 10.0, "p25": 25.0, "median": 50.0,
+    "p75": 75.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9, "maximum": 100.0,
+}  # fmt: skip
+"""The fields of :class:`Percentiles` and what they mean, in percent."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenScores:
     """What is kept of every scored token; all arrays ``[n]``."""
@@ -50,6 +93,11 @@ class TokenScores:
     def __len__(self) -> int:
         """Tokens scored."""
         return len(self.kld)
+
+    @property
+    def delta_p(self) -> _Doubles:
+        """By how much the probability of the token that came rose: ``[n]``, between -1 and 1."""
+        return np.exp(-self.nll_quantized) - np.exp(-self.nll_original)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenScores]) -> TokenScores:
@@ -76,6 +124,12 @@ class Figures:
     ppl_difference: Estimate
     mean_kld: Estimate
     """Mean Kullback-Leibler divergence of the quantized model from the original, nats per token."""
+    kld: Percentiles
+    mean_delta_p: Estimate
+    """Mean change of the probability of the token that came; below 0 if the quantized model does worse."""
+    rms_delta_p: Estimate
+    """Root of the mean of its square."""
+    delta_p: Percentiles
     same_top: Estimate
     """Share of tokens where both models hold the same next token for the likeliest."""
 
@@ -98,17 +152,17 @@ def summarize(scores: TokenScores) -> Figures:
         UsageError: fewer than two tokens, so that there is no standard error.
         NonFiniteError: a perplexity too large for a number.
     """
-    count = len(scores)
+    count, delta_p = len(scores), scores.delta_p
     if count < 2:
         raise UsageError(
             f"{count} scored tokens are too few for statistics", hint="use a longer text or context"
         )
-    ln_original = _mean(scores.nll_original)
-    ln_quantized = _mean(scores.nll_quantized)
-    ln_ratio = _mean(scores.nll_quantized - scores.nll_original)
+    ln_original = mean_of(scores.nll_original)
+    ln_quantized = mean_of(scores.nll_quantized)
+    ln_ratio = mean_of(scores.nll_quantized - scores.nll_original)
     original, quantized = _exp(ln_original), _exp(ln_quantized)
     # First-order propagation: d(e^a - e^b) = e^a da - e^b db.
-    difference = _mean(quantized.value * scores.nll_quantized - original.value * scores.nll_original)
+    difference = mean_of(quantized.value * scores.nll_quantized - original.value * scores.nll_original)
     share = float(np.mean(scores.same_top))
     return Figures(
         tokens=count,
@@ -117,7 +171,11 @@ def summarize(scores: TokenScores) -> Figures:
         ln_ppl_ratio=ln_ratio,
         ppl_ratio=_exp(ln_ratio),
         ppl_difference=Estimate(quantized.value - original.value, difference.error),
-        mean_kld=_mean(scores.kld),
+        mean_kld=mean_of(scores.kld),
+        kld=Percentiles.of(scores.kld),
+        mean_delta_p=mean_of(delta_p),
+        rms_delta_p=_root(mean_of(np.square(delta_p))),
+        delta_p=Percentiles.of(delta_p),
         same_top=Estimate(share, math.sqrt(share * (1 - share) / (count - 1))),
     )
 
@@ -144,8 +202,14 @@ def _log_softmax(logits: Floats, which: str) -> _Doubles:
     return shifted
 
 
-def _mean(values: _Doubles) -> Estimate:
+def mean_of(values: _Doubles) -> Estimate:
+    """The mean of ``values [n]`` over at least two independent tokens."""
     return Estimate(float(np.mean(values)), math.sqrt(float(np.var(values)) / (len(values) - 1)))
+
+
+def _root(square: Estimate) -> Estimate:
+    value = math.sqrt(square.value)
+    return Estimate(value, square.error / (2 * value) if value else 0.0)
 
 
 def _exp(exponent: Estimate) -> Estimate:

@@ -1,37 +1,36 @@
-"""Two models over the same chunks of tokens, layer by layer: one layer's weights are in use at a time.
+"""Models over the same passages, layer by layer: one layer's weights are in use at a time.
 
-All chunks of a batch go through layer 1 of the original and of the quantized model, then through layer 2,
+All passages of a batch go through layer 1 of the original and of every other model, then through layer 2,
 and so on; a layer's pages are given back to the system after use. Between layers only hidden states are
-kept, float32 ``[context, hidden]`` per chunk and model. Logits live for one slab of positions.
+kept, float32 ``[T, hidden]`` per passage and model. Logits live for one slab of positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cg.quant.evaluation_text import Chunks
+from cg.quant.passage_store import PassageStore
+from cg.quant.passages import Passage
 from cg.quant.statistics import TokenScores, score_tokens
+from cg.quant.steps import Steps, steps_of
+from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import NonFiniteError
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.tensor import Floats
 
-__all__ = ["Progress", "Side", "score_chunks"]
+__all__ = ["Scored", "Side", "score_passages", "scoring_steps"]
 
-Progress = Callable[[str, int, int], None]
-"""``(what is being computed, steps done, steps in all)``. May raise to cancel."""
-
-_LOGITS_BYTES = 256 << 20  # per model and slab: the scored half of a chunk at 256,000 entries
+_LOGITS_BYTES = 256 << 20  # per model and slab: 255 positions at 256,000 entries
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """One of the two models."""
+    """One of the models."""
 
     name: str
     checkpoint: Checkpoint
@@ -45,103 +44,125 @@ class Side:
                     shard.release(entry.begin, entry.end)
 
 
-def score_chunks(
-    original: Side, quantized: Side, chunks: Chunks, *, hidden_bytes: int, progress: Progress | None = None
-) -> TokenScores:
-    """Score the second half of every chunk.
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What one model did beside the original."""
 
-    As many chunks are in flight at a time as their hidden states fit ``hidden_bytes``, at least one; every
-    further batch reads all weights again.
+    passages: tuple[TokenScores, ...]
+    layers: tuple[float, ...]
+    """Relative difference of the hidden states, first of the embeddings, then after every layer.
+
+    ``|y - x| / |x|`` with the original's hidden state x and the other's y, Euclidean norms, mean over the
+    scored positions of all passages.
+    """
+
+
+def score_passages(
+    original: Side, others: Sequence[Side], passages: Sequence[Passage], *, hidden_bytes: int, steps: Steps
+) -> list[Scored]:
+    """Score every passage with each of ``others`` against the original.
+
+    As many passages are in flight at a time as their hidden states fit ``hidden_bytes``, at least one; every
+    further batch reads all weights again. The original is computed once, whatever the number of others.
 
     Raises:
         NonFiniteError: a hidden state or logit is NaN or infinite.
     """
-    config = original.model.config
-    per_chunk = 2 * 4 * chunks.context * config.hidden_size
-    batch = max(1, hidden_bytes // per_chunk)
-    steps = _Steps(original.model, chunks, progress)
-    scores: list[TokenScores] = []
+    scores: list[list[TokenScores]] = [[] for _ in others]
+    differences = np.zeros((len(others), original.model.config.num_hidden_layers + 1))
+    per_token = 4 * original.model.config.hidden_size * (1 + len(others))
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked after every layer
-        for start in range(0, len(chunks), batch):
-            scores += _score_batch(
-                original, quantized, chunks, range(start, min(start + batch, len(chunks))), steps
-            )
-    return TokenScores.concatenate(scores)
+        for batch in _batches(passages, hidden_bytes // per_token):
+            states = _run_layers(original, others, batch, differences, steps)
+            for n, passage in enumerate(batch):
+                of_passage = [hidden[n][passage.scored] for hidden in states]
+                for scored, new in zip(
+                    scores, _score(original, others, of_passage, passage.targets), strict=True
+                ):
+                    scored.append(new)
+                head = _head_steps(original.model.config, passage)
+                steps.advance("logits", (1 + len(others)) * head)
+            for side in (original, *others):
+                side.release("")
+    differences /= sum(len(passage.targets) for passage in passages)
+    return [Scored(tuple(s), tuple(map(float, d))) for s, d in zip(scores, differences, strict=True)]
 
 
-def _score_batch(
-    original: Side, quantized: Side, chunks: Chunks, batch: range, steps: _Steps
-) -> list[TokenScores]:
-    sides = (original, quantized)
-    states = [[side.model.embed(chunks.ids[c]) for c in batch] for side in sides]
+def scoring_steps(config: GemmaConfig, models: int, passages: Sequence[Passage]) -> int:
+    """The steps that :func:`score_passages` takes for ``models`` models, the original among them."""
+    layers = config.num_hidden_layers
+    return models * sum(layers * steps_of(len(p)) + _head_steps(config, p) for p in passages)
+
+
+def _batches(passages: Sequence[Passage], tokens: int) -> Iterator[Sequence[Passage]]:
+    start, held = 0, 0
+    for n, passage in enumerate(passages):
+        if n > start and held + len(passage) > tokens:
+            yield passages[start:n]
+            start, held = n, 0
+        held += len(passage)
+    yield passages[start:]
+
+
+def _run_layers(
+    original: Side,
+    others: Sequence[Side],
+    batch: Sequence[Passage],
+    differences: NDArray[np.float64],
+    steps: Steps,
+) -> list[list[Floats]]:
+    """The final hidden states ``[T, hidden]`` of every side and passage; adds up their ``differences``."""
+    sides = (original, *others)
+    states = [[side.model.embed(passage.ids) for passage in batch] for side in sides]
     layers = len(original.model.layers)
     for side in sides:
         side.release("model.embed_tokens.")
+    differences[:, 0] += _differences(states, batch)
     for i in range(layers):
         for side, hidden in zip(sides, states, strict=True):
-            steps.stage = f"layer {i + 1} of {layers}, {side.name}"
             for n, x in enumerate(hidden):
-                hidden[n] = side.model.layer(i, x, _ChunkStore(), 0)
+                hidden[n] = side.model.layer(i, x, PassageStore(), 0)
                 if not np.isfinite(hidden[n]).all():
                     raise NonFiniteError(
                         f"{side.checkpoint.folder}: NaN or infinity after layer {i + 1}",
                         hint="is the model file damaged?",
                     )
-                steps.advance(1)
+                steps.advance(f"layer {i + 1} of {layers}, {side.name}", steps_of(len(x)))
             side.release(f"model.layers.{i}.")
-    scored = slice(chunks.first, chunks.context - 1)
-    scores = []
-    for n, chunk in enumerate(batch):
-        steps.stage = "logits"
-        scores += _score_chunk(
-            original, quantized, states[0][n][scored], states[1][n][scored], chunks.targets(chunk)
-        )
-        steps.advance(2 * steps.head)
-    for side in sides:
-        side.release("")
-    return scores
+        differences[:, i + 1] += _differences(states, batch)
+    return states
 
 
-def _score_chunk(
-    original: Side, quantized: Side, x: Floats, y: Floats, targets: NDArray[np.int32]
+def _differences(states: Sequence[Sequence[Floats]], batch: Sequence[Passage]) -> list[float]:
+    """The sum of ``|y - x| / |x|`` over the scored positions, for each side but the first."""
+    sums = [0.0] * (len(states) - 1)
+    for n, passage in enumerate(batch):
+        x = states[0][n][passage.scored]
+        size = np.maximum(np.linalg.norm(x, axis=1), np.finfo(np.float32).tiny)
+        for other, hidden in enumerate(states[1:]):
+            difference = np.linalg.norm(hidden[n][passage.scored] - x, axis=1)
+            sums[other] += float(np.sum(difference / size, dtype=np.float64))
+    return sums
+
+
+def _score(
+    original: Side, others: Sequence[Side], states: Sequence[Floats], targets: NDArray[np.int32]
 ) -> list[TokenScores]:
+    """One passage: the scores of each of ``others``; ``states`` are those of the scored positions."""
     slab = max(1, _LOGITS_BYTES // (4 * original.model.config.vocab_size))
-    return [
-        score_tokens(
-            original.model.logits(x[at : at + slab]),
-            quantized.model.logits(y[at : at + slab]),
-            targets[at : at + slab],
-        )
-        for at in range(0, len(targets), slab)
-    ]
+    scores: list[list[TokenScores]] = [[] for _ in others]
+    for at in range(0, len(targets), slab):
+        here = slice(at, at + slab)
+        base = original.model.logits(states[0][here])
+        for side, x, scored in zip(others, states[1:], scores, strict=True):
+            scored.append(score_tokens(base, side.model.logits(x[here]), targets[here]))
+            if len(others) > 1:  # heads are the largest tensors: no more than two at a time
+                side.release("")
+    return [TokenScores.concatenate(parts) for parts in scores]
 
 
-class _ChunkStore:
-    """Keys and values of one layer and one chunk, in float32: all that a layer needs of a whole chunk."""
-
-    def store(
-        self, layer: int, position: int, keys: Floats, values: Floats
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        return np.ascontiguousarray(keys.transpose(1, 0, 2)), np.ascontiguousarray(values.transpose(1, 0, 2))
-
-
-class _Steps:
-    """Counts steps of about the same cost, a layer over a chunk each, and tells the progress."""
-
-    def __init__(self, model: Gemma, chunks: Chunks, progress: Progress | None) -> None:
-        config = model.config
-        heads = config.num_attention_heads + config.num_key_value_heads
-        layer_cost = (
-            (2 * heads * config.head_dim + 3 * config.intermediate_size) * config.hidden_size * chunks.context
-        )
-        head_cost = config.vocab_size * config.hidden_size * chunks.scored
-        self.head = max(1, round(head_cost / layer_cost))  # in steps
-        self.stage = ""
-        self._done = 0
-        self._total = 2 * len(chunks) * (config.num_hidden_layers + self.head)
-        self._progress = progress
-
-    def advance(self, steps: int) -> None:
-        self._done += steps
-        if self._progress is not None:
-            self._progress(self.stage, self._done, self._total)
+def _head_steps(config: GemmaConfig, passage: Passage) -> int:
+    """The output head over a passage's scored positions, in steps."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    layer = 2 * heads * config.head_dim + 3 * config.intermediate_size  # times hidden_size, as is the head
+    return steps_of(round(len(passage.targets) * config.vocab_size / layer))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cg.quant.evaluation_text import MIN_CONTEXT, cut_chunks, read_text
+from cg.quant.evaluation_text import HELD_OUT, MIN_CONTEXT, cut_chunks, read_held_out, read_text
 from cg.runtime.errors import UsageError
 
 BOS = 2
@@ -53,13 +53,27 @@ def test_impossible_settings(context: int, limit: int | None) -> None:
 
 
 def test_bundled_text_is_the_one_that_its_readme_describes() -> None:
-    text = read_text()
+    text = read_held_out()
+    assert (text.kind, text.name) == ("python", "bundled held-out python")
     data = text.text.encode()
     readme = Path(__file__).parents[2].joinpath("quant", "data", "README.md").read_text("utf-8")
     assert hashlib.sha256(data).hexdigest() == text.sha256
     assert f"`{text.sha256}`, {len(data):,} bytes" in readme
     assert "\r" not in text.text
     assert "class NoOptionError(Error):" in text.text
+
+
+@pytest.mark.parametrize("language", HELD_OUT)
+def test_every_bundled_text_is_there(language: str) -> None:
+    text = read_held_out(language)
+    assert text.kind == language
+    assert len(text.text) > 10_000
+
+
+def test_a_language_without_a_bundled_text() -> None:
+    with pytest.raises(UsageError, match="no bundled text in 'cobol'") as error:
+        read_held_out("cobol")
+    assert "python" in (error.value.hint or "")
 
 
 def test_files_are_joined_as_they_are(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from cg.quant import statistics
-from cg.quant.statistics import Estimate, TokenScores, score_tokens, summarize
+from cg.quant.statistics import PERCENTILES, Estimate, TokenScores, score_tokens, summarize
 from cg.runtime.errors import NonFiniteError, UsageError
 from cg.runtime.ops import Ids
 from cg.runtime.tensor import Floats
@@ -86,6 +87,35 @@ def test_figures_and_errors_follow_llama_perplexity() -> None:
     assert figures.ln_ppl_ratio.error < 0.3 * math.hypot(base_error, other_error)
 
 
+def test_spread_and_change_of_probability_follow_llama_perplexity() -> None:
+    nll, nll_other, kld, _ = definition(*logits())
+    figures = summarize(score_tokens(*logits()))
+    change = np.exp(-nll_other) - np.exp(-nll)
+
+    def percentile(values: np.ndarray, fraction: float) -> float:
+        """As perplexity.cpp writes it."""
+        values = np.sort(values)
+        place = fraction * (len(values) - 1)
+        low = int(place)
+        part = place - low
+        return float((1 - part) * values[low] + part * values[min(low + 1, len(values) - 1)])
+
+    assert list(PERCENTILES) == [f.name for f in fields(figures.kld)]
+    for name, percent in PERCENTILES.items():
+        assert getattr(figures.kld, name) == pytest.approx(percentile(kld, percent / 100), rel=1e-9), name
+        assert getattr(figures.delta_p, name) == pytest.approx(percentile(change, percent / 100), rel=1e-9)
+    assert (figures.kld.minimum, figures.kld.maximum) == pytest.approx((kld.min(), kld.max()), rel=1e-9)
+    assert figures.mean_delta_p.value == pytest.approx(change.mean(), rel=1e-9)
+    assert figures.mean_delta_p.error == pytest.approx(math.sqrt(change.var() / (TOKENS - 1)), rel=1e-9)
+    square = change**2
+    rms = math.sqrt(square.mean())
+    assert figures.rms_delta_p.value == pytest.approx(rms, rel=1e-9)
+    assert figures.rms_delta_p.error == pytest.approx(
+        0.5 / rms * math.sqrt(square.var() / (TOKENS - 1)), rel=1e-9
+    )
+    assert figures.delta_p.minimum < 0 < figures.delta_p.maximum
+
+
 def test_two_tokens_by_hand() -> None:
     base = np.log(np.array([[1, 3], [1, 1]], np.float32))  # p = 1/4 3/4, 1/2 1/2
     other = np.log(np.array([[1, 1], [1, 3]], np.float32))
@@ -95,6 +125,11 @@ def test_two_tokens_by_hand() -> None:
     klds = (0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2), 0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert figures.mean_kld.value == pytest.approx(sum(klds) / 2)
     assert figures.mean_kld.error == pytest.approx(abs(klds[0] - klds[1]) / 2)
+    assert figures.mean_delta_p.value == pytest.approx(0)  # -1/4 and +1/4
+    assert figures.rms_delta_p.value == pytest.approx(0.25)
+    assert figures.rms_delta_p.error == pytest.approx(0, abs=1e-9)
+    assert figures.delta_p.median == pytest.approx(0)
+    assert figures.delta_p.p25 == pytest.approx(-0.125)
     assert figures.same_top.value == 0  # the first pair ties, and a tie goes to the lower id
 
 
@@ -105,6 +140,8 @@ def test_equal_logits_differ_by_nothing() -> None:
     assert figures.ppl_ratio == Estimate(1.0, 0.0)
     assert figures.ppl_difference == Estimate(0.0, 0.0)
     assert figures.same_top == Estimate(1.0, 0.0)
+    assert figures.rms_delta_p == Estimate(0.0, 0.0)
+    assert figures.kld.maximum == figures.delta_p.maximum == 0
 
 
 def test_a_shift_of_all_logits_changes_nothing() -> None:
