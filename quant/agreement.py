@@ -131,7 +131,7 @@ def complete_greedily(
                 steps.advance(stage, work + layers * (decoding.max_tokens - n - 1))
                 break
         answers += [hole.answer for hole in holes]
-    side.release("")
+    side.checkpoint.release("")
     return answers
 
 
@@ -171,7 +171,7 @@ def _step(side: Side, holes: Sequence[_OpenHole]) -> None:
     for i in range(len(model.layers)):
         for n, hole in enumerate(holes):
             states[n] = model.layer(i, states[n], hole.cache, len(hole.cache), last_only=i == last)
-        side.release(f"model.layers.{i}.")
+        side.checkpoint.release(f"model.layers.{i}.")
     logits = model.logits(np.concatenate(states))  # a row per hole: the head is read once
     for hole, row in zip(holes, logits, strict=True):
         hole.take(row)

@@ -18,8 +18,9 @@ from cg.quant.layer_files import LayerFiles
 from cg.quant.layer_inputs import LayerInputs
 from cg.quant.layer_work import LayerWork, WorkProgress
 from cg.quant.layerwise import LayerwiseQuantizer
-from cg.quant.overlap import sketch
+from cg.quant.overlap import SKETCH_KEY, sketch
 from cg.quant.plan import PlannedTensor, QuantizeOptions
+from cg.quant.rounding.workers import Workers
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import TokenizerError
 from cg.runtime.formats.checkpoint import Checkpoint
@@ -49,7 +50,7 @@ class Calibration:
             "cg.calibration": self.text.title,
             "cg.calibration_sha256": self.text.sha256,
             "cg.calibration_tokens": str(self.rows.size),
-            "cg.calibration_sketch": sketch(self.text.text),
+            SKETCH_KEY: sketch(self.text.text),
         }
 
 
@@ -112,17 +113,19 @@ def rounding(
     try:
         original = load_gemma(checkpoint, threads=options.threads, activations="f32")
         quantized = load_gemma(checkpoint, threads=options.threads)
-        with LayerwiseQuantizer(
-            LayerInputs("original", original, calibration.rows, files),
-            LayerInputs("quantized", quantized, calibration.rows, files),
-            by_name,
-            options.method,
-            files,
-            LayerWork(calibration.rows.size, progress),
-            half=options.scales == "f16",
-            release=checkpoint.release,
-        ) as quantizer:
-            yield quantizer.run()
+        with Workers(quantized.ops.threads) as workers:
+            rounded = LayerwiseQuantizer(
+                LayerInputs("original", original, calibration.rows, files),
+                LayerInputs("quantized", quantized, calibration.rows, files),
+                by_name,
+                options.method,
+                files,
+                LayerWork(calibration.rows.size, progress),
+                half=options.scales == "f16",
+                workers=workers,
+                release=checkpoint.release,
+            ).run()
+        yield rounded
     finally:
         files.close()
     files.remove()

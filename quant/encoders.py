@@ -36,7 +36,7 @@ def encoder(options: QuantizeOptions, rounded: Mapping[str, Tensor]) -> Encode:
         if not np.isfinite(weight).all():  # refused by whoever gets this
             shape = (stop - start, planned.source.cols // BLOCK_SIZE)
             return Encoded(np.empty(0, np.uint8), np.zeros(shape, np.float32), False, 0.0, 0.0)
-        fit = Fitter(Levels.of(dtype), half=options.scales == "f16", threads=1)
+        fit = Fitter(Levels.of(dtype), half=options.scales == "f16")
         integers, scales = search(weight, None, fit)
         return Encoded.compared(pack(integers, dtype), scales, dtype, weight)
 

@@ -16,6 +16,7 @@ from cg.quant.agreement import (
 )
 from cg.quant.evaluation_text import EvaluationText
 from cg.quant.material import Material, VerifyOptions, gather
+from cg.quant.overlap import SKETCH_KEY, refuse_overlap
 from cg.quant.report import TensorReport
 from cg.quant.statistics import TokenScores, summarize
 from cg.quant.steps import Progress, Steps
@@ -82,12 +83,15 @@ def evaluate(
     Raises:
         CheckpointError: a candidate is not the same model.
         TokenizerError: it turns a text into different tokens.
+        CalibrationOverlapError: a text repeats what a candidate was calibrated on.
         UsageError: a text is too short, or an option impossible.
         NonFiniteError: a model computes NaN or infinity.
     """
     with ExitStack() as stack:
         folders = dict.fromkeys([original, *(c.folder for c in candidates)])
         opened = {folder: stack.enter_context(Checkpoint.open(folder)) for folder in folders}
+        for checkpoint in opened.values():
+            _check_texts(checkpoint, texts)
         reference = options.reference_backend or options.backend
         base = _side("original", opened[original], options, reference, "f32")
         sides = [_side(c.name, opened[c.folder], options, options.backend, c.activations) for c in candidates]
@@ -96,6 +100,14 @@ def evaluate(
         limit = min(side.model.config.max_position_embeddings for side in (base, *sides))
         material = gather(opened, base.model.config.vocab_size, limit, texts, options)
         return _measure(base, sides, candidates, material, options, progress)
+
+
+def _check_texts(checkpoint: Checkpoint, texts: Sequence[EvaluationText]) -> None:
+    """Refuse to score a model on what it was calibrated on."""
+    sketched = checkpoint.metadata.get(SKETCH_KEY)
+    if sketched is not None:
+        for text in texts:
+            refuse_overlap(sketched, text.text, text.name)
 
 
 def _measure(

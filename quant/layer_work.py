@@ -19,9 +19,10 @@ class LayerWork:
     def __init__(self, tokens: int, progress: WorkProgress | None) -> None:
         self._tokens, self._progress = tokens, progress
         self._total = self._done = 0.0
+        self._stage = ""
 
     def pass_cost(self, parameters: int, *, both: bool) -> float:
-        """Of running all tokens through ``parameters`` weights of the quantized model, or the original too."""
+        """Of running all tokens through ``parameters`` weights, of the original too if ``both``."""
         return self._tokens * parameters * (_BYTE_PRODUCT + both)
 
     def group_cost(self, rows: int, cols: int, *, gptq: bool, drift: bool) -> float:
@@ -34,8 +35,13 @@ class LayerWork:
         """This much is to be done as well."""
         self._total += cost
 
-    def add(self, stage: str, cost: float) -> None:
-        """This much has been done, and ``stage`` comes next."""
+    def begin(self, stage: str) -> None:
+        """This is being done from now on."""
+        self._stage = stage
+        self.add(0)
+
+    def add(self, cost: float) -> None:
+        """This much has been done."""
         self._done += cost
         if self._progress is not None:
-            self._progress(stage, min(self._done / self._total, 1.0) if self._total else 0.0)
+            self._progress(self._stage, min(self._done / self._total, 1.0) if self._total else 0.0)

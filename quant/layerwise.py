@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cg.quant.layer_work import LayerWork
 from cg.quant.plan import PlannedTensor
 from cg.quant.rounding.fit import Fitter, Levels
 from cg.quant.rounding.method import Calibrated, Rounder, new_rounder
+from cg.quant.rounding.workers import Workers
 from cg.quant.schemes.pack import pack
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import NonFiniteError, OutputError
@@ -37,7 +38,8 @@ _GROUPS = (
     ("mlp.down_proj",),
 )  # matrices that read the same input, in the order in which a layer needs them
 
-_SLAB_ELEMENTS = 16 << 20  # of a weight rounded at a time: 64 MB as floats
+_SLAB_ELEMENTS = 8 << 20  # of a weight that a thread rounds at a time: 32 MB as floats, several times
+_ROWS = 1024  # of a sum of products that a thread adds to at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class _Group:
 
 
 class LayerwiseQuantizer:
-    """Rounds the matrices of a model's layers and its head. A context manager, which ends its threads."""
+    """Rounds the matrices of a model's layers and its head."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class LayerwiseQuantizer:
         work: LayerWork,
         *,
         half: bool,
+        workers: Workers,
         release: Callable[[str], None],
     ) -> None:
         """``planned`` by name; ``half``: only scales that f16 holds; ``release`` drops a tensor's pages.
@@ -75,12 +78,10 @@ class LayerwiseQuantizer:
         """
         self._original, self._quantized = original, quantized
         self._model = quantized.model
-        self._method, self._files, self._work, self._release = method, files, work, release
+        self._method, self._files, self._work = method, files, work
+        self._workers, self._release = workers, release
         self._drifts = method == "gptq"
-        self._fitters = {
-            dtype: Fitter(Levels.of(dtype), half=half, threads=quantized.ops.threads)
-            for dtype in (DType.Q4, DType.I8)
-        }
+        self._fitters = {dtype: Fitter(Levels.of(dtype), half=half) for dtype in (DType.Q4, DType.I8)}
         self._groups = list(self._plan(planned))
         layer = [planned[f"model.layers.0.{part}.weight"].source.size for parts in _GROUPS for part in parts]
         self._layer_cost = work.pass_cost(sum(layer), both=self._drifts)
@@ -104,31 +105,32 @@ class LayerwiseQuantizer:
             for group in (g for g in self._groups if g.layer == layer):
                 done.update(self._quantize(group))
             if layer < layers:
-                self._work.add(f"layer {layer + 1} of {layers}: outputs", 0)
+                self._work.begin(f"layer {layer + 1} of {layers}: outputs")
                 for side in sides:
                     side.advance(layer)
                 self._release(f"model.layers.{layer}.")
-                self._work.add("", self._layer_cost)
+                self._work.add(self._layer_cost)
         return done
 
     def _quantize(self, group: _Group) -> Mapping[str, Tensor]:
         """Round a group and put it in the originals' place."""
         specs = [p.target for p in group.planned]
         tensors = self._files.group(group.label, specs)
-        self._work.add(f"{group.label}: inputs", 0)
+        self._work.begin(f"{group.label}: inputs")
         if tensors is None:
             if self._quantized.is_past(group.layer):
                 raise OutputError(f"{self._files.folder} is damaged", hint="remove it and run again")
             rounder, drifts = self._measure(group)
-            self._work.add(f"{group.label}: rounding", group.reach)
+            self._work.add(group.reach)
+            self._work.begin(f"{group.label}: rounding")
             with self._files.new_group(group.label, specs) as writer:
                 for planned in group.planned:
                     self._round(planned, rounder, drifts.get(planned.source.name), writer)
             tensors = self._files.group(group.label, specs)
             assert tensors is not None  # it was just written
         else:
-            self._work.add("", group.reach)
-        self._work.add("", group.cost)
+            self._work.add(group.reach)
+        self._work.add(group.cost)
         if group.layer < len(self._model.layers):
             parts: dict[str, Any] = {name.split(".")[-2]: tensor for name, tensor in tensors.items()}
             self._model.layers[group.layer] = replace(self._model.layers[group.layer], **parts)
@@ -144,33 +146,46 @@ class LayerwiseQuantizer:
         inputs = self._quantized.of(group.layer, first.name)
         if not self._drifts or group.layer == len(self._model.layers):
             for x in inputs:
-                rounder.measure(x)
-            rounder.prepare()
+                rounder.measure(x, self._workers)
+            rounder.prepare(self._workers)
             return rounder, {}
         drifts = {p.source.name: np.zeros(p.source.shape, np.float32) for p in group.planned}
         for x, wanted in zip(inputs, self._original.of(group.layer, first.name), strict=True):
-            rounder.measure(x)
+            rounder.measure(x, self._workers)
             for planned in group.planned:
                 missing = self._original.ops.matmul(wanted - x, planned.source)
-                drifts[planned.source.name] += missing.T @ x
-        rounder.prepare()
+                self._add_product(drifts[planned.source.name], missing, x)
+        rounder.prepare(self._workers)
         return rounder, drifts
+
+    def _add_product(self, sums: Floats, y: Floats, x: Floats) -> None:
+        """Add ``yᵀ x``."""
+
+        def add(start: int) -> None:
+            sums[start : start + _ROWS] += y[:, start : start + _ROWS].T @ x
+
+        self._workers.each(add, range(0, len(sums), _ROWS))
 
     def _round(
         self, planned: PlannedTensor, rounder: Rounder, drift: Floats | None, writer: SafetensorsWriter
     ) -> None:
-        """Round a matrix and write it, a slab of rows at a time."""
+        """Round a matrix and write it: every thread has a slab of rows at a time."""
         source, dtype = planned.source, planned.target.dtype
         step = max(1, _SLAB_ELEMENTS // source.cols)
-        for start in range(0, source.rows, step):
+        writing = Lock()
+
+        def round_slab(start: int) -> None:
             weight = source.dequantize(start, min(start + step, source.rows))
             if not np.isfinite(weight).all():
                 stop = start + len(weight)
                 raise NonFiniteError(f"{source.name}: NaN or infinity in rows {start} to {stop - 1}")
             part = None if drift is None else drift[start : start + step]
             integers, scales = rounder.round(weight, part, self._fitters[dtype])
-            writer.write(source.name, start * source.cols * dtype.bits // 8, pack(integers, dtype))
-            writer.write(source.name + SCALES_SUFFIX, start * scales.shape[1] * scales.itemsize, scales)
+            with writing:
+                writer.write(source.name, start * source.cols * dtype.bits // 8, pack(integers, dtype))
+                writer.write(source.name + SCALES_SUFFIX, start * scales.shape[1] * scales.itemsize, scales)
+
+        self._workers.each(round_slab, range(0, source.rows, step))
 
     def _plan(self, planned: Mapping[str, PlannedTensor]) -> Iterator[_Group]:
         layers = len(self._model.layers)
@@ -192,12 +207,3 @@ class LayerwiseQuantizer:
             drift = self._drifts and layer < len(self._model.layers)
             cost = self._work.group_cost(rows, cols, gptq=self._drifts, drift=drift)
             yield _Group(label, layer, chosen, self._work.pass_cost(before, both=drift), cost)
-
-    def __enter__(self) -> LayerwiseQuantizer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for fitter in self._fitters.values():
-            fitter.close()

@@ -27,7 +27,10 @@ from cg.runtime.errors import CalibrationOverlapError, InvalidHeaderError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["WINDOW", "Overlap", "overlap", "refuse_overlap", "sketch"]
+__all__ = ["SKETCH_KEY", "WINDOW", "Overlap", "overlap", "refuse_overlap", "sketch"]
+
+SKETCH_KEY = "cg.calibration_sketch"
+"""Where a quantized file's metadata has the sketch of its calibration text."""
 
 WINDOW = 20
 """Words hashed together."""

@@ -36,13 +36,6 @@ class Side:
     checkpoint: Checkpoint
     model: Gemma
 
-    def release(self, prefix: str) -> None:
-        """Give the pages of all tensors whose names begin with ``prefix`` back to the system."""
-        for shard in self.checkpoint.shards:
-            for entry in shard.header.entries:
-                if entry.name.startswith(prefix):
-                    shard.release(entry.begin, entry.end)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
@@ -83,7 +76,7 @@ def score_passages(
                 head = _head_steps(original.model.config, passage)
                 steps.advance("logits", (1 + len(others)) * head)
             for side in (original, *others):
-                side.release("")
+                side.checkpoint.release("")
     differences /= sum(len(passage.targets) for passage in passages)
     return [Scored(tuple(s), tuple(map(float, d))) for s, d in zip(scores, differences, strict=True)]
 
@@ -116,7 +109,7 @@ def _run_layers(
     states = [[side.model.embed(passage.ids) for passage in batch] for side in sides]
     layers = len(original.model.layers)
     for side in sides:
-        side.release("model.embed_tokens.")
+        side.checkpoint.release("model.embed_tokens.")
     differences[:, 0] += _differences(states, batch)
     for i in range(layers):
         for side, hidden in zip(sides, states, strict=True):
@@ -128,7 +121,7 @@ def _run_layers(
                         hint="is the model file damaged?",
                     )
                 steps.advance(f"layer {i + 1} of {layers}, {side.name}", steps_of(len(x)))
-            side.release(f"model.layers.{i}.")
+            side.checkpoint.release(f"model.layers.{i}.")
         differences[:, i + 1] += _differences(states, batch)
     return states
 
@@ -157,7 +150,7 @@ def _score(
         for side, x, scored in zip(others, states[1:], scores, strict=True):
             scored.append(score_tokens(base, side.model.logits(x[here]), targets[here]))
             if len(others) > 1:  # heads are the largest tensors: no more than two at a time
-                side.release("")
+                side.checkpoint.release("")
     return [TokenScores.concatenate(parts) for parts in scores]
 
 

@@ -49,7 +49,7 @@ def measure_tensors(
                 )
             )
             for side in (original, quantized):
-                side.release(before.name)
+                side.checkpoint.release(before.name)
             steps.advance("tensors", _steps(before))
     return tuple(reports)
 

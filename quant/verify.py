@@ -36,6 +36,7 @@ def verify(
     Raises:
         CheckpointError: the two are not the same model.
         TokenizerError: they turn a text into different tokens.
+        CalibrationOverlapError: a text repeats what the quantized model was calibrated on.
         UsageError: a text is too short, or an option impossible.
         BackendError: a backend is not available, or has no int8 activations.
         NonFiniteError: a model computes NaN or infinity.
@@ -43,7 +44,6 @@ def verify(
     options = options or VerifyOptions()
     started = time.perf_counter()
     texts = texts or (read_held_out(),)
-    # What has to be known about the texts is to be found out here: nothing has been computed yet.
     ways = (
         [Candidate(quantized, "int8", "int8"), Candidate(quantized, "f32", "f32")]
         if options.activations == "both"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cg.quant.rounding.workers import Workers
 from cg.runtime.dtypes import BLOCK_SIZE
 from cg.runtime.tensor import Floats
 
@@ -19,11 +20,14 @@ _STRIP = 512  # columns worked on at a time: what is temporary stays small besid
 _DAMPING_TRIES = 6
 
 
-def add_products(products: Floats, x: Floats) -> None:
+def add_products(products: Floats, x: Floats, workers: Workers) -> None:
     """Add ``xᵀ x`` of ``x [T, cols]`` to the upper triangle of ``products [cols, cols]``."""
-    for start in range(0, x.shape[1], _STRIP):
+
+    def add(start: int) -> None:
         stop = min(start + _STRIP, x.shape[1])
         products[:stop, start:stop] += x[:, :stop].T @ x[:, start:stop]
+
+    workers.each(add, reversed(range(0, x.shape[1], _STRIP)))  # the longest strip first
 
 
 def block_order(diagonal: Floats) -> NDArray[np.intp]:
@@ -33,7 +37,7 @@ def block_order(diagonal: Floats) -> NDArray[np.intp]:
     return (order[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
 
 
-def factorize(products: Floats, damping: float) -> float:
+def factorize(products: Floats, damping: float, workers: Workers) -> float:
     """Replace the upper triangle of a symmetric matrix by ``M``, with ``M Mᵀ = products + damping * mean``.
 
     The lower triangle, which must hold the same products, is left as it was. What is added to the diagonal is
@@ -52,7 +56,7 @@ def factorize(products: Floats, damping: float) -> float:
             mirror(products, upper_to_lower=False)
         np.fill_diagonal(products, diagonal + np.float32(damping * mean))
         try:
-            _factorize(products)
+            _factorize(products, workers)
         except np.linalg.LinAlgError:
             continue
         return damping
@@ -77,7 +81,7 @@ def _inverse(a: Floats) -> Floats:
     return np.linalg.inv(np.triu(a).astype(np.float64)).astype(np.float32)
 
 
-def _factorize(a: Floats) -> None:
+def _factorize(a: Floats, workers: Workers) -> None:
     """In place, from the last columns to the first: ``A[:k, :k] -= M[:k, k] M[:k, k]ᵀ``."""
     for stop in range(len(a), 0, -_STRIP):
         start = max(stop - _STRIP, 0)
@@ -88,9 +92,13 @@ def _factorize(a: Floats) -> None:
         if start == 0:
             return
         a[:start, start:stop] = panel = a[:start, start:stop] @ _inverse(a[start:stop, start:stop]).T
-        for left in range(0, start, _STRIP):
-            right = min(left + _STRIP, start)
-            a[:right, left:right] -= panel[:right] @ panel[left:right].T
+
+        def update(right: int, panel: Floats = panel) -> None:
+            left = max(right - _STRIP, 0)
+            a[:left, left:right] -= panel[:left] @ panel[left:right].T
+            a[left:right, left:right] -= np.triu(panel[left:right] @ panel[left:right].T)
+
+        workers.each(update, range(start, 0, -_STRIP))
 
 
 def _upper(a: Floats) -> NDArray[np.float64]:

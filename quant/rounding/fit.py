@@ -9,7 +9,6 @@ its integers by least squares, and they to it. A diagonal ``M`` is a search by w
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,6 @@ from cg.runtime.tensor import Floats
 
 __all__ = ["BlockCost", "Fitter", "Levels", "fit_native", "fit_reference"]
 
-_LANES = 8  # rows that the kernel fits at a time
 _REFITS = 2
 _TOP_HALF = np.float32(65504)
 _LEAST_NORMAL_HALF = np.float32(2.0**-14)
@@ -71,39 +69,20 @@ class BlockCost:
 
 
 class Fitter:
-    """Fits blocks of one type, on several threads where the compiled kernel is there."""
+    """Fits blocks of one type; several threads may share it."""
 
-    def __init__(self, levels: Levels, *, half: bool, threads: int = 1) -> None:
+    def __init__(self, levels: Levels, *, half: bool) -> None:
         """``half``: only scales that f16 holds."""
         self._levels, self._half = levels, half
         self._fit = fit_native if ops_native.import_problem() is None else fit_reference
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, "cg-fit") if threads > 1 else None
 
     def __call__(self, targets: Floats, cost: BlockCost, integers: NDArray[np.int8], scales: Floats) -> None:
         """Fit ``targets`` ``[rows, 32]`` into ``integers`` ``[rows, 32]`` and ``scales`` ``[rows]``.
 
         All three may be columns of wider arrays.
         """
-        rows = len(targets)
-        losses = np.empty(rows, np.float32)
-
-        def fit(part: slice) -> None:
-            self._fit(
-                targets[part], cost, self._levels, self._half, integers[part], scales[part], losses[part]
-            )
-
-        if self._pool is None:
-            fit(slice(0, rows))
-            return
-        step = max(1, -(-rows // (_LANES * self._threads))) * _LANES
-        for _ in self._pool.map(fit, [slice(start, start + step) for start in range(0, rows, step)]):
-            pass
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        losses = np.empty(len(targets), np.float32)
+        self._fit(targets, cost, self._levels, self._half, integers, scales, losses)
 
 
 def fit_native(

@@ -11,6 +11,7 @@ from cg.quant.rounding.factor import add_products, block_order, factorize, mirro
 from cg.quant.rounding.fit import Fitter
 from cg.quant.rounding.gptq import gptq
 from cg.quant.rounding.search import search
+from cg.quant.rounding.workers import Workers
 from cg.runtime.tensor import Floats
 
 __all__ = ["Calibrated", "GptqRounder", "Rounder", "SearchRounder", "new_rounder"]
@@ -18,7 +19,7 @@ __all__ = ["Calibrated", "GptqRounder", "Rounder", "SearchRounder", "new_rounder
 Calibrated = Literal["search", "gptq"]
 
 _DAMPING = 0.01  # of the mean, added to what every column's error costs: as in GPTQ
-_DRIFT = 0.5  # how much of the drift is made up for: all of it would fit the calibration text too closely
+_DRIFT = 0.75  # how much of the drift is made up for: all of it would fit the calibration text too closely
 
 
 class Rounder(Protocol):
@@ -27,16 +28,16 @@ class Rounder(Protocol):
     uses_drift: bool
     """Whether rounding wants to know how far inputs are from those of the original model."""
 
-    def measure(self, x: Floats) -> None:
+    def measure(self, x: Floats, workers: Workers) -> None:
         """Add inputs ``[T, cols]``."""
         ...
 
-    def prepare(self) -> None:
+    def prepare(self, workers: Workers) -> None:
         """All inputs are known."""
         ...
 
     def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
-        """Rows ``[n, cols]`` to integers ``[n, cols]`` and scales ``[n, cols / 32]``.
+        """Rows ``[n, cols]``, on the calling thread, to integers ``[n, cols]`` and scales ``[n, cols / 32]``.
 
         ``drift [n, cols]`` is, summed over tokens, ``W (x - x') x'ᵀ`` with the original's inputs ``x`` and
         the measured ones ``x'``.
@@ -53,10 +54,10 @@ class SearchRounder:
         self._squares = np.zeros(cols, np.float64)
         self._importance = np.ones(cols, np.float64)
 
-    def measure(self, x: Floats) -> None:
+    def measure(self, x: Floats, workers: Workers) -> None:
         self._squares += np.einsum("tc,tc->c", x, x, dtype=np.float64)
 
-    def prepare(self) -> None:
+    def prepare(self, workers: Workers) -> None:
         mean = float(self._squares.mean())
         if mean > 0:  # else inputs are always zero: any rounding is as good
             self._importance = self._squares / mean + _DAMPING
@@ -69,7 +70,7 @@ class GptqRounder:
     """GPTQ, aiming at the original's outputs although the inputs have drifted away from the original's.
 
     With ``W' = W + W (x - x') x'ᵀ (x' x'ᵀ)⁻¹`` in place of ``W`` the outputs would be as near as they can be.
-    Source: GPTAQ (Li et al., arXiv 2504.02692); here half of that correction is applied.
+    Source: GPTAQ (Li et al., arXiv 2504.02692); here three quarters of that correction are applied.
     """
 
     uses_drift = True
@@ -78,15 +79,15 @@ class GptqRounder:
         self._products = np.zeros((cols, cols), np.float32)
         self._order: NDArray[np.intp] = np.arange(cols)
 
-    def measure(self, x: Floats) -> None:
-        add_products(self._products, x)
+    def measure(self, x: Floats, workers: Workers) -> None:
+        add_products(self._products, x, workers)
 
-    def prepare(self) -> None:
+    def prepare(self, workers: Workers) -> None:
         """Factorize the products, the blocks with the largest inputs first."""
         self._order = block_order(self._products.diagonal())
         mirror(self._products, upper_to_lower=True)
         self._products = self._products[np.ix_(self._order, self._order)]
-        factorize(self._products, _DAMPING)
+        factorize(self._products, _DAMPING, workers)
 
     def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
         aim = weight[:, self._order]

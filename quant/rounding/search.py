@@ -12,7 +12,9 @@ from cg.runtime.tensor import Floats
 __all__ = ["search"]
 
 
-def search(weight: Floats, importance: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
+def search(
+    weight: Floats, importance: NDArray[np.floating] | None, fit: Fitter
+) -> tuple[NDArray[np.int8], Floats]:
     """Round ``weight [rows, cols]``: integers of the same shape, scales ``[rows, cols / 32]``.
 
     ``importance [cols]`` is what a squared error costs in each column, above zero; None: the same everywhere.

@@ -227,7 +227,7 @@ def test_progress_reaches_the_end(golden: Path, tmp_path: Path) -> None:
     quantize(golden / "gemma-mqa", tmp_path / "out", progress=seen.append)
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == seen[-1].total == 3_673_600
-    assert len({p.tensor for p in seen}) == 29
+    assert len({p.what for p in seen}) == 29
 
 
 def test_quantized_source_is_refused(golden: Path, tmp_path: Path) -> None:
