@@ -1,4 +1,4 @@
-"""Calibrated quantization of the bundled model: better, resumable, and the same whatever happens on the way."""
+"""Calibrated quantization of the bundled model: better, resumable, the same whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cg.runtime.formats.checkpoint import SINGLE_NAME, Checkpoint
 GPTQ = QuantizeOptions(method="gptq", embed="keep", calibration_tokens=2048)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for whatever ends a run."""
 
 
@@ -76,9 +76,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(demo: Path, gptq: Path,
 
         def stop(state: QuantizeProgress, place: str = place) -> None:
             if state.what == place:
-                raise Killed
+                raise KilledError
 
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             quantize(demo, out, GPTQ, stop)
         assert not out.exists()
         assert len(work_folders(tmp_path)) == 1
@@ -91,9 +91,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(demo: Path, gptq: Path,
 def test_other_options_do_not_take_over_the_work(demo: Path, gptq: Path, tmp_path: Path) -> None:
     def stop(state: QuantizeProgress) -> None:
         if state.what.startswith("layer 2"):
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         quantize(demo, tmp_path / "out", QuantizeOptions(method="search", embed="keep"), stop)
     result = quantize(demo, tmp_path / "out", GPTQ)
     assert not result.notes
@@ -104,9 +104,9 @@ def test_other_options_do_not_take_over_the_work(demo: Path, gptq: Path, tmp_pat
 def test_damaged_work_is_made_anew_or_told_of(demo: Path, gptq: Path, tmp_path: Path) -> None:
     def stop(state: QuantizeProgress) -> None:
         if state.what == "layer 1 of 6, mlp.down_proj: rounding":
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         quantize(demo, tmp_path / "out", GPTQ, stop)
     (work,) = work_folders(tmp_path)
     cut = sorted(work.glob("*.safetensors"))[0]
