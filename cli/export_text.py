@@ -11,15 +11,25 @@ from cg.cli.output import format_size
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from cg.quant.export import ExportResult, Rounding
+    from cg.quant.export import ExportResult
 
-__all__ = ["bar", "tell"]
+__all__ = ["run"]
 
 _MB = 1_000_000
-_SHOWN = 10
 
 
-def bar(bars: Progress) -> Callable[[str, int, int], None]:
+def run(convert: Callable[..., ExportResult], what: str, *, json: bool) -> ExportResult:
+    """Call ``convert`` with a progress bar's callback as ``progress``, and print what it did.
+
+    ``what`` are the numbers that may have been rounded ("scales").
+    """
+    with output.progress() as bars:
+        result = convert(progress=_bar(bars))
+    _tell(result, what, json=json)
+    return result
+
+
+def _bar(bars: Progress) -> Callable[[str, int, int], None]:
     """One bar in megabytes of the source, with the tensor's name."""
     task = bars.add_task("reading (MB)", total=None, speed="")
 
@@ -36,27 +46,23 @@ def bar(bars: Progress) -> Callable[[str, int, int], None]:
     return show
 
 
-def tell(result: ExportResult, what: str, *, json: bool) -> None:
-    """Print a result; ``what`` are the numbers that may have been rounded ("scales")."""
+def _tell(result: ExportResult, what: str, *, json: bool) -> None:
     for message in result.notes:
         output.note(f"note: {message}")
     if json:
         output.emit_json(result.to_json())
         return
     output.emit(", ".join(f"{count} tensors {kind}" for kind, count in sorted(result.types.items())))
-    output.emit(_rounding(result.rounding, what))
-    for name, rounding in list(result.rounded.items())[:_SHOWN]:
-        output.emit(f"  {name}: {_rounding(rounding, what)}")
-    if len(result.rounded) > _SHOWN:
-        output.emit(f"  and {len(result.rounded) - _SHOWN} more tensors; --json lists all")
+    output.emit(_rounding(result, what))
     output.emit(f"{result.output}  {format_size(result.bytes)} ({result.seconds:.1f} s)")
 
 
-def _rounding(rounding: Rounding, what: str) -> str:
+def _rounding(result: ExportResult, what: str) -> str:
+    rounding = result.rounding
     if rounding.exact:
         return f"nothing was lost: all {what} are exact" if rounding.numbers else "nothing was lost"
     vanished = f", {rounding.vanished:,} of them to 0" if rounding.vanished else ""
     return (
-        f"{rounding.changed:,} of {rounding.numbers:,} {what} were rounded{vanished}, "
-        f"by a factor of 1 ± {rounding.largest_relative_change:.2g} at most"
+        f"{rounding.changed:,} of {rounding.numbers:,} {what} in {len(result.rounded)} tensors were rounded"
+        f"{vanished}, by a factor of 1 ± {rounding.largest_relative_change:.2g} at most"
     )
