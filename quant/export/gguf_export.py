@@ -38,6 +38,7 @@ GGUF_TYPES = {DType.Q4: "Q4_0", DType.I8: "Q8_0", DType.F32: "F32", DType.F16: "
 """Our types by their names in GGUF."""
 
 _ALIGNMENT = 32  # of every tensor's data, unless the file says otherwise
+_HEADER_BYTES = 1 << 20  # for the space check: more than the rest of the header takes
 _HEADER_BYTES_PER_TOKEN = 64  # a text's length, the text, its score, its type: more than they take
 
 
@@ -53,12 +54,17 @@ class _Target:
 
 
 def export_gguf(
-    source: Path, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+    source: Path,
+    out: Path,
+    *,
+    vocabulary: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Write the model in ``source``, original or quantized, to the file ``out``.
 
     Streams: a few megabytes of memory, whatever the model's size, and the vocabulary. The file appears
-    complete or not at all.
+    complete or not at all. Without its ``vocabulary`` the file takes and gives token ids only.
 
     Raises:
         UsageError: a package is not installed.
@@ -70,15 +76,16 @@ def export_gguf(
     gguf = gguf_package()
     with open_source(source) as opened:
         targets = [_target(tensor) for tensor in opened.tensors]
-        pieces = read_pieces(opened.folder, opened.tokenizer).padded(opened.config.vocab_size)
+        pieces = read_pieces(opened.folder, opened.tokenizer) if vocabulary else None
+        pieces = pieces and pieces.padded(opened.config.vocab_size)
         template = ChatTemplate.load(opened.folder, opened.tokenizer).source
         recorder = Recorder(progress, opened.nbytes)
         with (
             StagedFile(out, overwrite=overwrite, magic=MAGIC) as staged,
             output_errors(staged.target),
         ):
-            needed = sum(_padded(t.nbytes) for t in targets)
-            staged.check_space(needed + _HEADER_BYTES_PER_TOKEN * len(pieces.texts) + (1 << 20))
+            needed = sum(_padded(t.nbytes) for t in targets) + _HEADER_BYTES
+            staged.check_space(needed + _HEADER_BYTES_PER_TOKEN * opened.config.vocab_size)
             writer = gguf.GGUFWriter(staged.path, "gemma")
             try:
                 add_metadata(gguf, writer, opened, pieces, template)

@@ -33,11 +33,19 @@ _FILE_TYPES = {
 _QUANTIZATION_VERSION = 2  # of GGUF's block types, since 2023
 
 
-def add_metadata(gguf: Any, writer: Any, source: OpenSource, pieces: Pieces, template: str | None) -> None:
-    """Tell an open ``GGUFWriter`` everything but the tensors; ``template`` is the chat template."""
+def add_metadata(
+    gguf: Any, writer: Any, source: OpenSource, pieces: Pieces | None, template: str | None
+) -> None:
+    """Tell an open ``GGUFWriter`` everything but the tensors.
+
+    Without ``pieces`` the file has no vocabulary; ``template`` is the chat template.
+    """
     _add_general(gguf, writer, source)
     _add_sizes(writer, source)
-    _add_vocabulary(writer, source, pieces)
+    if pieces is None:
+        writer.add_tokenizer_model("none")
+    else:
+        _add_vocabulary(writer, source, pieces)
     if template is not None:
         writer.add_chat_template(template)
 

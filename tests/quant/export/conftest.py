@@ -119,8 +119,8 @@ def _rewritten(
             continue
         value = metadata[name] if name in metadata else field.contents()
         if value is not None:
-            kind, *item = field.types
-            writer.add_key_value(name, value, kind, item[0] if item else None)
+            value_type, *item = field.types
+            writer.add_key_value(name, value, value_type, item[0] if item else None)
     for name, value in metadata.items():
         if name not in reader.fields:
             writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))

@@ -20,7 +20,7 @@ from cg.runtime.dtypes import DType
 from cg.runtime.errors import UsageError
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.formats.safetensors import SafetensorsFile
-from cg.runtime.tensor import Tensor
+from cg.runtime.tensor import Bytes, Tensor
 
 Compare = Callable[[Path, Path], None]
 MATRIX = "model.layers.3.mlp.down_proj.weight"
@@ -36,7 +36,8 @@ def stored(folder: Path) -> dict[str, Tensor]:
 def test_words_are_what_the_package_packs() -> None:
     values = np.random.default_rng(3).integers(-8, 8, (6, 96), dtype=np.int8)
     blocks = (values + 8).astype(np.uint8).reshape(-1, 2, 16)
-    ours = to_int32_words((blocks[:, 0] | blocks[:, 1] << 4).reshape(-1)).reshape(6, 12)
+    packed: Bytes = (blocks[:, 0] | blocks[:, 1] << np.uint8(4)).reshape(-1)
+    ours = to_int32_words(packed).reshape(6, 12)
     np.testing.assert_array_equal(ours, pack_to_int32(torch.from_numpy(values), 4).numpy())
 
 

@@ -175,6 +175,12 @@ def test_metadata(demo_q4: Path, tmp_path: Path) -> None:
     assert len(fields["tokenizer.ggml.scores"].data) == len(tokens) == config["vocab_size"]
 
 
+def test_without_a_vocabulary(demo_q4: Path, tmp_path: Path) -> None:
+    fields = gguf.GGUFReader(export_gguf(demo_q4, tmp_path / "x.gguf", vocabulary=False).output).fields
+    assert fields["tokenizer.ggml.model"].contents() == "none"
+    assert not any(name.startswith("tokenizer.ggml.") for name in set(fields) - {"tokenizer.ggml.model"})
+
+
 def test_scales_that_f16_does_not_hold(rescaled: Callable[..., Path], demo_q4: Path, tmp_path: Path) -> None:
     def change(name: str, scales: Any) -> None:
         if name == MATRIX:
