@@ -96,15 +96,7 @@ def export_gguf(
                 _write_data(file, targets, opened, recorder)
                 size = file.tell()
             staged.commit()
-        return ExportResult(
-            staged.target,
-            size,
-            dict(recorder.types),
-            recorder.rounding,
-            recorder.rounded,
-            (*staged.notes, *opened.notes),
-            time.monotonic() - started,
-        )
+        return recorder.result(staged.target, size, (*staged.notes, *opened.notes), started)
 
 
 def _target(tensor: Tensor) -> _Target:

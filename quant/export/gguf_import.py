@@ -86,15 +86,7 @@ def import_gguf(
             write_file(staged.path / "README.md", _card(opened).encode())
             _check(staged.path, file)
             staged.commit()
-        return ExportResult(
-            staged.target,
-            written,
-            dict(recorder.types),
-            recorder.rounding,
-            recorder.rounded,
-            tuple(staged.notes),
-            time.monotonic() - started,
-        )
+        return recorder.result(staged.target, written, staged.notes, started)
 
 
 def _target(file: GgufFile, tensor: GgufTensor, dequantize: FloatType | None) -> FolderTensor:

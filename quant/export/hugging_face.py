@@ -87,15 +87,7 @@ def write_folder(
         write_file(staged.path / "README.md", _card(source, recorder).encode())
         copy_companions(companions, staged.path)
         staged.commit()
-    return ExportResult(
-        staged.target,
-        written,
-        dict(recorder.types),
-        recorder.rounding,
-        recorder.rounded,
-        (*staged.notes, *source.notes),
-        time.monotonic() - started,
-    )
+    return recorder.result(staged.target, written, (*staged.notes, *source.notes), started)
 
 
 def _card(source: OpenSource, recorder: Recorder) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,25 @@ class Recorder:
     def __init__(self, progress: Progress | None, total: int) -> None:
         """``total``: bytes of the source."""
         self.types: Counter[str] = Counter()
-        self.rounded: dict[str, Rounding] = {}
-        self.rounding = Rounding()
+        self._roundings: dict[str, Rounding] = {}
         self._progress, self._done, self._total = progress, 0, total
 
     def add(self, tensor: str, source_bytes: int, rounding: Rounding | None = None) -> None:
         """Another piece of ``tensor`` is written."""
         if rounding is not None:
-            self.rounding += rounding
-            if not rounding.exact or tensor in self.rounded:
-                self.rounded[tensor] = self.rounded.get(tensor, Rounding()) + rounding
+            self._roundings[tensor] = self._roundings.get(tensor, Rounding()) + rounding
         self._done += source_bytes
         if self._progress is not None:
             self._progress(tensor, self._done, self._total)
+
+    def result(self, output: Path, size: int, notes: Iterable[str], started: float) -> ExportResult:
+        """The report on ``size`` bytes; ``started`` is a reading of the monotonic clock."""
+        return ExportResult(
+            output,
+            size,
+            dict(self.types),
+            sum(self._roundings.values(), Rounding()),
+            {name: rounding for name, rounding in self._roundings.items() if not rounding.exact},
+            tuple(notes),
+            time.monotonic() - started,
+        )

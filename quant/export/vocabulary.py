@@ -1,8 +1,9 @@
 """A Gemma vocabulary as a list of sentencepiece pieces, which is how GGUF files hold it.
 
-A folder's ``tokenizer.model`` says the pieces; from a ``tokenizer.json`` alone they are derived. What is a
-control token, and what it is called, says :class:`cg.runtime.tokenizer.Tokenizer` in both cases: all of them
-become control pieces, which no program reads from plain text.
+They are those of the file that cg itself reads: derived from ``tokenizer.json``, or those of
+``tokenizer.model`` where that is absent. What is a control token, and what it is called, says
+:class:`cg.runtime.tokenizer.Tokenizer`: all of them become control pieces, which no program reads from plain
+text.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def read_pieces(folder: Path, tokenizer: Tokenizer) -> Pieces:
         TokenizerError: a file is malformed, or the two disagree about the number of tokens.
         UsageError: the package that reads a ``tokenizer.model`` is not installed.
     """
-    model = folder / "tokenizer.model"
-    pieces = _from_model(model) if model.is_file() else _from_json(folder / "tokenizer.json")
+    json_file = folder / "tokenizer.json"
+    pieces = _from_json(json_file) if json_file.is_file() else _from_model(folder / "tokenizer.model")
     if len(pieces.texts) != tokenizer.vocab_size:
         raise TokenizerError(
             f"{folder}: the vocabulary has {len(pieces.texts)} pieces, the tokenizer {tokenizer.vocab_size}",
@@ -149,13 +150,13 @@ def _from_json(file: Path) -> Pieces:
         for text, token_id in ids.items():
             texts[token_id] = text
         unknown = raw["model"].get("unk_token")
-        added_ids = {token["id"] for token in added}
+        apart = {token["id"] for token in added if _is_taken_whole(token)}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{file}: not a tokenizer.json with byte-pair merges: {error!r}") from error
     if "" in texts:
         raise TokenizerError(f"{file}: no token has the id {texts.index('')}")
     _restore_byte_names(texts, ids)
-    kinds = [_kind(text, i in added_ids, text == unknown) for i, text in enumerate(texts)]
+    kinds = [_kind(text, i in apart, text == unknown) for i, text in enumerate(texts)]
     rank = {text: -1.0 - i for i, text in enumerate(results)}
     scores: list[float] = []
     for text, kind in zip(texts, kinds, strict=True):
@@ -178,9 +179,18 @@ def _restore_byte_names(texts: list[str], ids: Mapping[str, int]) -> None:
             texts[ids[character]] = name
 
 
-def _kind(text: str, added: bool, unknown: bool) -> PieceType:
+def _is_taken_whole(added: Mapping[str, Any]) -> bool:
+    """Whether the tokenizers library looks for an added token in the text before it merges anything.
+
+    Gemma's runs of spaces are declared with ``▁``, but looked for before spaces become that: they come about
+    by merges only, and 37 spaces as 16 and 21 instead of sentencepiece's 31 and 6.
+    """
+    return bool(added.get("normalized")) or _SPACE not in added["content"]
+
+
+def _kind(text: str, taken_whole: bool, unknown: bool) -> PieceType:
     if unknown:
         return PieceType.UNKNOWN
     if text in _BYTES:
         return PieceType.BYTE
-    return PieceType.USER_DEFINED if added else PieceType.NORMAL
+    return PieceType.USER_DEFINED if taken_whole else PieceType.NORMAL

@@ -1,7 +1,7 @@
 """Exported files in llama.cpp itself, through llama-cpp-python, which is compiled when it is installed.
 
-    pip install llama-cpp-python==0.3.36
-    python -m pytest -m peers
+pip install llama-cpp-python==0.3.36
+python -m pytest -m peers
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def test_floats_give_the_same_logits(folder: Path, ids: list[int], tmp_path: Pat
 def test_q4_differs_by_its_int8_activations_only(folder: Path, file: Path, ids: list[int]) -> None:
     """llama.cpp rounds activations to int8 per block of 32 before it multiplies.
 
-    cg does the same on request, to scales in f32 instead of f16. So what that costs is known without llama.cpp:
-    the distance of cg's logits with int8 and with float32 activations. llama.cpp's may be as far from the
-    latter; a quarter more is allowed for its f16 scales and for chance.
+    cg does the same on request, with scales in f32 instead of f16. So what that costs is known without
+    llama.cpp: the distance of cg's logits with int8 and with float32 activations. llama.cpp's may be as far
+    from the latter; a quarter more is allowed for its f16 scales and for chance.
     """
     exact = our_logits(folder, ids, "f32")
     expected = rms(our_logits(folder, ids, "int8") - exact)

@@ -39,6 +39,7 @@ def test_rounding_to_bf16_is_told(demo_q4: Path, tmp_path: Path, same_logits: Co
         np.testing.assert_array_equal(written.tensors[MATRIX].dequantize(), widen(stored, DType.BF16))
     assert result.rounded[MATRIX] == rounding
     assert len(result.rounded) == 43
+    assert result.rounded["model.embed_tokens.weight"].numbers == 4096 * 256
     assert 0 < result.rounding.largest_relative_change <= 2**-8  # half a unit in the last place
     config = json.loads((result.output / "config.json").read_text("utf-8"))
     assert config["torch_dtype"] == "bfloat16"

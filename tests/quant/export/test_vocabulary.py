@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from cg.quant.export.vocabulary import Pieces, PieceType, model_file, read_piece
 from cg.runtime.errors import TokenizerError, UsageError
 from cg.runtime.tokenizer import Tokenizer
 
+REAL = os.environ.get("CG_TEST_TOKENIZER")  # now: a test's own environment has no such variables
 AWKWARD = (
     "x\ty\n\n\n\n  z   é漢字🙂\x00\x7f e\u0301 <|fim_prefix|>a<pad><unused7> ▁▁ \r\n" + " " * 40 + "\n" * 40
 )
@@ -96,6 +99,49 @@ def test_a_tab_that_is_a_byte(demo: Path, tmp_path: Path) -> None:
     assert (pieces.texts[byte], pieces.types[byte]) == ("<0x09>", PieceType.BYTE)
 
 
+def test_runs_of_spaces_that_are_merged(demo: Path, tmp_path: Path) -> None:
+    """Gemma's own tokenizer.json looks for them where there are none, see ``_is_taken_whole``."""
+    folder = tmp_path / "merged"
+    shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("tokenizer.model", "*.safetensors"))
+    raw = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    runs = [token for token in raw["added_tokens"] if set(token["content"]) == {"▁"}]
+    for token in runs:
+        token["normalized"] = False
+    lengths = sorted(len(token["content"]) for token in runs)
+    merges = [["▁" * i, "▁" * (n - i)] for n in lengths for i in range(1, n)]
+    raw["model"]["merges"] = merges + raw["model"]["merges"]
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer.load(folder)
+    pieces = read_pieces(folder, tokenizer)
+    rebuilt = tmp_path / "rebuilt"
+    rebuilt.mkdir()
+    (rebuilt / "tokenizer.model").write_bytes(model_file(pieces))
+    ours = Tokenizer.load(rebuilt)
+    apart = Tokenizer.load(demo)
+    differ = 0
+    for count in range(1, 100):
+        text = "x" + " " * count + "y = 1\n"
+        ids = tokenizer.encode(text)
+        assert ours.encode(text) == ids
+        differ += ids != apart.encode(text)
+    assert differ > 50  # from 32 spaces on
+
+
+@pytest.mark.weights
+def test_the_real_vocabulary(tmp_path: Path) -> None:
+    assert REAL, "set CG_TEST_TOKENIZER to the tokenizer.json of a CodeGemma checkpoint"
+    shutil.copyfile(REAL, tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.load(tmp_path)
+    rebuilt = tmp_path / "rebuilt"
+    rebuilt.mkdir()
+    (rebuilt / "tokenizer.model").write_bytes(model_file(read_pieces(tmp_path, tokenizer)))
+    ours = Tokenizer.load(rebuilt)
+    sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    planes = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))
+    for text in (AWKWARD, planes, *(f.read_text("utf-8", errors="replace") for f in sources)):
+        assert ours.encode(text) == tokenizer.encode(text)
+
+
 def test_padding_comes_off_again(demo: Path, tmp_path: Path) -> None:
     pieces = pieces_of(tmp_path / "from", "tokenizer.model", of=demo)
     padded = pieces.padded(len(pieces.texts) + 3)
@@ -144,8 +190,8 @@ def test_a_vocabulary_without_unknown(demo: Path, tmp_path: Path) -> None:
         model_file(Pieces(pieces.texts, pieces.scores, types))
 
 
-def test_a_missing_package_is_named(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
     monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
     with pytest.raises(UsageError, match="package protobuf"):
-        read_pieces(demo, Tokenizer.load(demo))
+        pieces_of(tmp_path / "from", "tokenizer.model", of=demo)
