@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -112,12 +113,12 @@ def _rewritten(
 ) -> Path:
     """A copy with other metadata (None removes a key) and tensors (array and type; None removes one)."""
     metadata, tensors = metadata or {}, tensors or {}
-    reader = gguf.GGUFReader(file)
+    reader, contents = _read(file)
     writer = gguf.GGUFWriter(out, "gemma")
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
-        value = metadata[name] if name in metadata else field.contents()
+        value = metadata[name] if name in metadata else contents[name]
         if value is not None:
             value_type, *item = field.types
             writer.add_key_value(name, value, value_type, item[0] if item else None)
@@ -139,3 +140,9 @@ def _rewritten(
     writer.write_tensors_to_file()
     writer.close()
     return out
+
+
+@functools.cache  # a second for every vocabulary
+def _read(file: Path) -> tuple[gguf.GGUFReader, dict[str, Any]]:
+    reader = gguf.GGUFReader(file)
+    return reader, {name: field.contents() for name, field in reader.fields.items()}

@@ -170,10 +170,10 @@ def test_damaged_files_are_refused_or_read(
     rng = np.random.default_rng(11)
     path = tmp_path / "x.gguf"
     refused = 0
-    for _ in range(400):
+    for _ in range(150):
         path.write_bytes(damage(content, rng))
         try:
             GgufFile(path).close()
         except FormatError:
             refused += 1
-    assert refused > 100
+    assert refused > 40
