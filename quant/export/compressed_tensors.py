@@ -17,7 +17,7 @@ import numpy as np
 from cg.quant.export.blocks import to_int32_words
 from cg.quant.export.floats import float_tensor
 from cg.quant.export.folder import FolderTensor, Piece, check_apart
-from cg.quant.export.hugging_face import SHARD_BYTES, TORCH_NAMES, write_folder
+from cg.quant.export.hugging_face import SHARD_BYTES, float_config, write_folder
 from cg.quant.export.names import EMBEDDING, is_norm
 from cg.quant.export.report import ExportResult, Progress
 from cg.quant.export.rounding import narrow
@@ -69,12 +69,8 @@ def export_compressed_tensors(
             else:
                 kept = dtype if tensor.dtype.is_quantized else tensor.dtype
                 tensors.append(float_tensor(opened, tensor, kept))
-        config = {
-            **opened.checkpoint.config,
-            "torch_dtype": TORCH_NAMES[dtype],
-            "quantization_config": _quantization_config(opened.tensors, packed),
-        }
-        config.pop("dtype", None)  # transformers' newer name for it
+        config = float_config(opened, dtype)
+        config["quantization_config"] = _quantization_config(opened.tensors, packed)
         return write_folder(
             opened, out, tensors, config, shard_bytes=shard_bytes, overwrite=overwrite, progress=progress
         )

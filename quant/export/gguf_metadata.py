@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from cg import __version__
 from cg.quant.export.source import OpenSource
 from cg.quant.export.vocabulary import Pieces, PieceType
 from cg.quant.model_card import front_matter
@@ -64,7 +63,7 @@ def _add_general(gguf: Any, writer: Any, source: OpenSource) -> None:
         writer.add_quantized_by("cg")
     for key, value in front_matter(source.folder).items():
         writer.add_string(f"general.{key.replace('_', '.')}", value)
-    provenance = source.checkpoint.metadata
+    provenance = source.provenance
     original = source.origin.repo_id or provenance.get("cg.source", "")
     if original.count("/") == 1:  # a repository on the Hub, not the name of a folder
         organization, name = original.split("/")
@@ -73,9 +72,7 @@ def _add_general(gguf: Any, writer: Any, source: OpenSource) -> None:
         writer.add_base_model_organization(0, organization)
         writer.add_base_model_repo_url(0, f"https://huggingface.co/{original}")
     for key, value in provenance.items():
-        if key.startswith("cg."):
-            writer.add_string(key, value)
-    writer.add_string("cg.export_version", __version__)
+        writer.add_string(key, value)
 
 
 def _add_sizes(writer: Any, source: OpenSource) -> None:

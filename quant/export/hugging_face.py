@@ -18,14 +18,12 @@ from cg.quant.staging import StagedFolder, output_errors
 from cg.runtime.dtypes import DType
 from cg.runtime.formats.checkpoint import CONFIG_NAME
 
-__all__ = ["SHARD_BYTES", "TORCH_NAMES", "export_safetensors", "write_folder"]
+__all__ = ["SHARD_BYTES", "export_safetensors", "float_config", "write_folder"]
 
 SHARD_BYTES = 5_000_000_000
 """The largest file, unless a single tensor is larger."""
 
-TORCH_NAMES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
-"""What config.json calls the types."""
-
+_TORCH_NAMES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
 _SMALL_FILES = 1 << 20  # bytes of config.json and README.md, for the space check
 
 
@@ -53,11 +51,17 @@ def export_safetensors(
     check_apart(source, out)
     with open_source(source) as opened:
         tensors = [float_tensor(opened, tensor, kind) for tensor in opened.tensors]
-        config = {**opened.checkpoint.config, "torch_dtype": TORCH_NAMES[kind]}
-        config.pop("dtype", None)  # transformers' newer name for it
+        config = float_config(opened, kind)
         return write_folder(
             opened, out, tensors, config, shard_bytes=shard_bytes, overwrite=overwrite, progress=progress
         )
+
+
+def float_config(source: OpenSource, dtype: DType) -> dict[str, Any]:
+    """config.json for a model that is to be computed with in ``dtype``."""
+    config = {**source.checkpoint.config, "torch_dtype": _TORCH_NAMES[dtype]}
+    config.pop("dtype", None)  # transformers' newer name for it
+    return config
 
 
 def write_folder(
@@ -73,11 +77,7 @@ def write_folder(
     """Weights, config.json, README.md and the source's tokenizer files; the folder appears at once."""
     started = time.monotonic()
     companions = companion_files(source.folder)
-    metadata = {
-        "format": "pt",
-        **{key: value for key, value in source.checkpoint.metadata.items() if key.startswith("cg.")},
-        "cg.export_version": __version__,
-    }
+    metadata = {"format": "pt", **source.provenance}
     recorder = Recorder(progress, source.nbytes)
     with StagedFolder(out, overwrite=overwrite) as staged, output_errors(staged.target):
         needed = weights_size(tensors, metadata, shard_bytes) + _SMALL_FILES

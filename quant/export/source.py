@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cg import __version__
 from cg.quant.export.names import EMBEDDING, HEAD
 from cg.quant.provenance import Source, identify
 from cg.runtime.config import GemmaConfig
@@ -40,6 +41,12 @@ class OpenSource:
     def folder(self) -> Path:
         """Where it lies."""
         return self.checkpoint.folder
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What is known about its origin, and that this version exported it: strings under ``cg.*``."""
+        told = {k: v for k, v in self.checkpoint.metadata.items() if k.startswith("cg.")}
+        return {**told, "cg.export_version": __version__}
 
     @property
     def nbytes(self) -> int:

@@ -145,16 +145,12 @@ def _from_json(file: Path) -> Pieces:
         added: list[dict[str, Any]] = raw.get("added_tokens") or []
         ids = {**vocabulary, **{token["content"]: token["id"] for token in added}}
         results = dict.fromkeys(_results(raw["model"]["merges"]))
-        size = max(ids.values()) + 1
-        texts = [""] * size
-        for text, token_id in ids.items():
-            texts[token_id] = text
+        by_id = {token_id: text for text, token_id in ids.items()}
+        texts = [by_id[i] for i in range(len(by_id))]
         unknown = raw["model"].get("unk_token")
         apart = {token["id"] for token in added if _is_taken_whole(token)}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{file}: not a tokenizer.json with byte-pair merges: {error!r}") from error
-    if "" in texts:
-        raise TokenizerError(f"{file}: no token has the id {texts.index('')}")
     _restore_byte_names(texts, ids)
     kinds = [_kind(text, i in apart, text == unknown) for i, text in enumerate(texts)]
     rank = {text: -1.0 - i for i, text in enumerate(results)}
