@@ -25,17 +25,24 @@ from cg.runtime.ops import Activations
 from cg.runtime.tensor import Floats
 from cg.runtime.tokenizer import Tokenizer
 
-llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.peers
 
 TOKENS = 160
 F32 = 0  # ggml's number for it
 
 
+@pytest.fixture(scope="module", autouse=True)
+def llama_cpp() -> Any:
+    """The package, only when these tests run: nobody else is told that it is missing."""
+    return pytest.importorskip("llama_cpp")
+
+
 @contextmanager
 def opened(file: Path) -> Iterator[Any]:
     """A model in llama.cpp, with nothing rounded that does not have to be."""
-    model = llama_cpp.Llama(
+    from llama_cpp import Llama
+
+    model = Llama(
         str(file), n_ctx=256, n_threads=2, logits_all=True, verbose=False, flash_attn=False,
         type_k=F32, type_v=F32,
     )  # fmt: skip
@@ -93,7 +100,7 @@ def test_text_becomes_the_same_ids(demo: Path, file: Path) -> None:
         assert model.tokenize(b"x", special=False)[0] == tokenizer.bos_id
 
 
-def test_it_knows_the_special_tokens(demo: Path, file: Path) -> None:
+def test_it_knows_the_special_tokens(llama_cpp: Any, demo: Path, file: Path) -> None:
     tokenizer = Tokenizer.load(demo)
     with opened(file) as model:
         vocab = llama_cpp.llama_model_get_vocab(model.model)
@@ -154,13 +161,17 @@ def test_greedy_decoding_gives_the_same_ids(demo: Path, folder: Path, file: Path
 
 
 def _quantize(source: Path, out: Path, kind: int, *, pure: bool) -> Path:
+    import llama_cpp
+
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.pure = kind, 2, pure
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), params) == 0
     return out
 
 
-def test_its_own_quantizer_writes_the_same_blocks(demo: Path, file: Path, tmp_path: Path) -> None:
+def test_its_own_quantizer_writes_the_same_blocks(
+    llama_cpp: Any, demo: Path, file: Path, tmp_path: Path
+) -> None:
     original = export_gguf(demo, tmp_path / "bf16.gguf").output
     theirs = _quantize(original, tmp_path / "q4_0.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, pure=True)
     with GgufFile(file) as ours, GgufFile(theirs) as written:
@@ -170,7 +181,7 @@ def test_its_own_quantizer_writes_the_same_blocks(demo: Path, file: Path, tmp_pa
             np.testing.assert_array_equal(written.tensors[name].data, tensor.data)
 
 
-def test_its_files_can_be_scored(demo: Path, ids: list[int], tmp_path: Path) -> None:
+def test_its_files_can_be_scored(llama_cpp: Any, demo: Path, ids: list[int], tmp_path: Path) -> None:
     original = export_gguf(demo, tmp_path / "bf16.gguf").output
     kind = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
     theirs = _quantize(original, tmp_path / "q4_k_m.gguf", kind, pure=False)
