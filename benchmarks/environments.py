@@ -52,7 +52,7 @@ PEERS = {
         # Native is the default too; programs and image models are not needed.
         ("-DGGML_NATIVE=ON", "-DLLAVA_BUILD=OFF", "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
          "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF"),
-        ("numpy", "gguf==0.19.0", "jinja2", "diskcache", "typing-extensions"),
+        ("numpy", "jinja2", "diskcache", "typing-extensions"),
     ),
     "ik": Peer(
         "ik_llama.cpp", "ik-llama-cpp-python", "0.1.5",

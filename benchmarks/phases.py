@@ -67,7 +67,7 @@ class Run:
     def prepare(self) -> None:
         """Make the files that the other phases load, where they are not there yet."""
         if "llama" in self.pythons:
-            self.weights.make_gguf(self.pythons["llama"])
+            self.weights.make_gguf()
             if not self.weights.gguf_q4.is_file():
                 programs.reported(self._llama_quantize())
         # Made anew every time: another version of the code may write other blocks.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cg
+from cg.quant.export import export_gguf
 
 __all__ = ["KV_BYTES_PER_ELEMENT", "Weights"]
 
@@ -47,15 +47,12 @@ class Weights:
         elements = 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"]
         return int(elements) * KV_BYTES_PER_ELEMENT
 
-    def make_gguf(self, python: Path) -> None:
-        """The original as GGUF; ``python`` is that of an environment with ``gguf``."""
+    def make_gguf(self) -> None:
+        """The original as GGUF."""
         if self.gguf.is_file():
             return
         self._say(f"converting to {self.gguf}")
-        # cg's reader comes along from where it is imported here; numpy is the environment's own.
-        environment = {**os.environ, "PYTHONPATH": str(Path(cg.__file__).parent.parent)}
-        command = [python, _HERE / "to_gguf.py", self.source, self.gguf]
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+        export_gguf(self.source, self.gguf, vocabulary=False)  # everybody is fed token ids
 
     def quantize_with_cg(self, threads: int) -> list[str]:
         """The command that makes ``q4`` anew."""

@@ -9,7 +9,7 @@ import typer
 
 from cg import __version__
 from cg.cli import output, settings
-from cg.cli.commands import models
+from cg.cli.commands import export, import_, models
 from cg.cli.commands.bench import bench
 from cg.cli.commands.chat import chat
 from cg.cli.commands.compare import compare
@@ -59,10 +59,11 @@ def _global_options(
 
 for _command in (complete, chat, quantize, verify, compare, optimize, download, inspect, bench, demo):
     app.command(name=_command.__name__)(guarded(_command))
-for _info in (*models.app.registered_commands, models.app.registered_callback):
-    if _info is not None and _info.callback is not None:
-        _info.callback = guarded(_info.callback)
-app.add_typer(models.app, name="models")
+for _name, _group in {"export": export.app, "import": import_.app, "models": models.app}.items():
+    for _info in (*_group.registered_commands, _group.registered_callback):
+        if _info is not None and _info.callback is not None:
+            _info.callback = guarded(_info.callback)
+    app.add_typer(_group, name=_name)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""An output folder that appears complete or not at all.
+"""An output that appears complete or not at all: a folder here, a file in :mod:`cg.quant.staged_file`.
 
 Everything is written to ``.NAME.partial-PID`` beside the output and renamed at the end. A killed run
-leaves that folder behind; the next run to the same output removes it. ``.NAME.lock`` is held meanwhile.
+leaves that behind; the next run to the same output removes it. ``.NAME.lock`` is held meanwhile.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from cg.quant.folder_swap import exchange, sync_folder
 from cg.quant.lock import FileLock
 from cg.runtime.errors import DiskFullError, OutputError, OutputExistsError
 
-__all__ = ["StagedFolder", "output_errors"]
+__all__ = ["Staged", "StagedFolder", "output_errors", "output_exists"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-class StagedFolder:
-    """A context manager: write into :attr:`path`, then :meth:`commit`; without a commit nothing remains.
+class Staged(ABC):
+    """A context manager: write to :attr:`path`, then :meth:`commit`; without a commit nothing remains.
 
     Raises:
         OutputExistsError: the target is there and may not be replaced.
@@ -46,11 +48,93 @@ class StagedFolder:
         if needed > free:
             raise DiskFullError(
                 f"{self.target} needs {needed:,} bytes, {self.target.parent} has {free:,} free",
-                hint="free some room or choose another output folder",
+                hint="free some room or choose another place for the output",
             )
 
     def commit(self) -> None:
-        """Force the files to the disk and give the folder its name, replacing the old one if allowed."""
+        """Give the output its name, replacing an old one if allowed; files in it are on the disk already."""
+        self._publish()
+        self._committed = True
+        sync_folder(self.target.parent)
+
+    def __enter__(self) -> Self:
+        with output_errors(self.target):
+            self._check_target()
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            if not self._lock.acquire():
+                raise OutputError(f"another process is writing {self.target}", hint="wait until it is done")
+            try:
+                self._clear_leftovers()
+                self._check_target()
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._committed:
+                self._discard()
+        finally:
+            self._lock.release()
+
+    def _siblings(self, suffix: str) -> list[Path]:
+        """What lies beside the output under one of our names."""
+        beginning = self._sibling(suffix).name
+        return sorted(p for p in self.target.parent.iterdir() if p.name.startswith(beginning))
+
+    def _sibling(self, suffix: str) -> Path:
+        return self.target.with_name(f".{self.target.name}.{suffix}")
+
+    @abstractmethod
+    def _check_target(self) -> None:
+        """Refuse what may not be replaced."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Make :attr:`path`, where that is for us to do."""
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Rename :attr:`path` to :attr:`target`."""
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Remove what was written."""
+
+    @abstractmethod
+    def _clear_leftovers(self) -> None:
+        """Nobody else holds the lock, so whatever carries our names was left by a run that died."""
+
+
+class StagedFolder(Staged):
+    """A folder; an empty one may be in its place, and is filled."""
+
+    def _check_target(self) -> None:
+        target = self.target
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise OutputExistsError(f"{target} is a file, not a folder", hint="choose another output")
+        contents = list(target.iterdir())
+        if not contents:
+            return
+        if not self._overwrite:
+            raise output_exists(target)
+        names = {p.name for p in contents}
+        is_model = "config.json" in names and any(n.endswith(".safetensors") for n in names)
+        if not is_model or any(p.is_dir() for p in contents):
+            raise OutputExistsError(
+                f"{target} does not look like a model folder, it is not replaced", hint="remove it yourself"
+            )
+
+    def _begin(self) -> None:
+        self.path.mkdir()
+
+    def _publish(self) -> None:
         sync_folder(self.path)
         if self.target.is_dir() and not any(self.target.iterdir()):
             self.target.rmdir()
@@ -61,10 +145,8 @@ class StagedFolder:
                 self.path.rename(self.target)
             except OSError as e:
                 if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise _exists(self.target) from None
+                    raise output_exists(self.target) from None
                 raise
-        self._committed = True
-        sync_folder(self.target.parent)
 
     def _replace(self) -> None:
         old = self._sibling(f"old-{os.getpid()}")
@@ -79,46 +161,22 @@ class StagedFolder:
                 raise
         shutil.rmtree(old, ignore_errors=True)
 
-    def __enter__(self) -> StagedFolder:
-        with output_errors(self.target):
-            _check_target(self.target, overwrite=self._overwrite)
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            if not self._lock.acquire():
-                raise OutputError(f"another process is writing {self.target}", hint="wait until it is done")
-            try:
-                self._clear_leftovers()
-                _check_target(self.target, overwrite=self._overwrite)
-                self.path.mkdir()
-            except BaseException:
-                self._lock.release()
-                raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if not self._committed:
-                shutil.rmtree(self.path, ignore_errors=True)
-        finally:
-            self._lock.release()
+    def _discard(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _clear_leftovers(self) -> None:
-        """Nobody else holds the lock, so whatever carries our names was left by a run that died."""
-        siblings = [p for p in self.target.parent.iterdir() if p.is_dir() and not p.is_symlink()]
-        for folder in sorted(p for p in siblings if p.name.startswith(self._sibling("old-").name)):
+        for folder in self._siblings("old-"):
             if self.target.exists():
                 shutil.rmtree(folder)
             else:
                 folder.rename(self.target)
                 self.notes.append(f"restored {self.target}, which a killed run had set aside")
-        for folder in siblings:
-            if folder.name.startswith(self._sibling("partial-").name):
-                shutil.rmtree(folder)
-                self.notes.append(f"removed {folder.name}, left behind by a killed run")
+        for folder in self._siblings("partial-"):
+            shutil.rmtree(folder)
+            self.notes.append(f"removed {folder.name}, left behind by a killed run")
 
-    def _sibling(self, suffix: str) -> Path:
-        return self.target.with_name(f".{self.target.name}.{suffix}")
+    def _siblings(self, suffix: str) -> list[Path]:
+        return [p for p in super()._siblings(suffix) if p.is_dir() and not p.is_symlink()]
 
 
 @contextmanager
@@ -137,23 +195,6 @@ def output_errors(target: Path) -> Iterator[None]:
         raise OutputError(f"{target} cannot be written: {reason}{where}", hint=hint) from e
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise OutputExistsError(f"{target} is a file, not a folder", hint="choose another output")
-    contents = list(target.iterdir())
-    if not contents:
-        return
-    if not overwrite:
-        raise _exists(target)
-    names = {p.name for p in contents}
-    is_model = "config.json" in names and any(n.endswith(".safetensors") for n in names)
-    if not is_model or any(p.is_dir() for p in contents):
-        raise OutputExistsError(
-            f"{target} does not look like a model folder, it is not replaced", hint="remove it yourself"
-        )
-
-
-def _exists(target: Path) -> OutputExistsError:
+def output_exists(target: Path) -> OutputExistsError:
+    """The error about an output that is there and may not be replaced."""
     return OutputExistsError(f"{target} exists already", hint="--overwrite replaces it")

@@ -86,3 +86,18 @@ def test_the_original_runs_as_it_is(original: Path) -> None:
     output, peak = cg("complete", "-m", str(original), "--prefix", "x = 1", "--max-tokens", "2", "--json")
     assert json.loads(output)["completions"][0]["token_ids"]
     assert peak["RssAnon"] <= 300 * MB
+
+
+def test_bridges_stay_within_300_mb(quantized: tuple[Path, dict[str, int]]) -> None:
+    folder = quantized[0]
+    file, back = folder.parent / "2b-shaped.gguf", folder.parent / "2b-shaped-back"
+    for arguments in (
+        ("export", "gguf", str(folder), str(file)),
+        ("import", "gguf", str(file), str(back)),
+        ("export", "safetensors", str(folder), str(folder.parent / "2b-shaped-bf16")),
+        ("export", "compressed-tensors", str(folder), str(folder.parent / "2b-shaped-w4a16")),
+    ):
+        _, peak = cg(*arguments)
+        assert peak["RssAnon"] <= 300 * MB, arguments
+    sizes = [(f / "model.safetensors").stat().st_size for f in (folder, back)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-5)  # but for what the metadata say

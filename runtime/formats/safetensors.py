@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -11,9 +10,9 @@ from types import MappingProxyType, TracebackType
 
 import numpy as np
 
-from cg.runtime.errors import CheckpointError, TruncatedFileError
 from cg.runtime.formats.header import Header, read_header
 from cg.runtime.formats.jlama import fold_scales
+from cg.runtime.formats.mapping import map_file, release_pages
 from cg.runtime.formats.preload import MappedFile
 from cg.runtime.tensor import Bytes, Tensor
 
@@ -34,7 +33,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _map_file(path)
+        self._map = map_file(path)
         try:
             with memoryview(self._map) as view:
                 self.header: Header = read_header(view, str(path))
@@ -83,14 +82,9 @@ class SafetensorsFile:
     def release(self, start: int, stop: int) -> None:
         """Tell the system that bytes ``start:stop`` of the file are not needed soon.
 
-        Keeps the resident size low while streaming; a hint only, they can be read again at any time.
+        A hint only, see :func:`release_pages`.
         """
-        if not hasattr(mmap, "MADV_DONTNEED"):  # Windows trims working sets by itself
-            return
-        first = start // mmap.PAGESIZE * mmap.PAGESIZE
-        length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if length > 0:
-            self._map.madvise(mmap.MADV_DONTNEED, first, length)
+        release_pages(self._map, start, stop)
 
     def close(self) -> None:
         """Forget the mapping; tensors that are still in use stay valid."""
@@ -107,22 +101,3 @@ class SafetensorsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        if not path.is_file():  # a pipe would block
-            raise CheckpointError(f"{path} is missing or not a file")
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:  # mmap refuses empty files
-        raise TruncatedFileError(f"{path}: the file is empty", hint="download or copy it again") from None
-    except OSError as e:
-        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}") from None
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        # What is not in the page cache yet is read into huge pages where the file system has them, and stays
-        # there for every later process: decoding then spends no time on page tables. It is also the advice to
-        # read ahead that works: the system reads in steps of megabytes, even where it has no huge pages.
-        with suppress(OSError):  # a kernel without them
-            mapped.madvise(mmap.MADV_HUGEPAGE)
-    return mapped

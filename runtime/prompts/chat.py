@@ -69,6 +69,11 @@ class ChatTemplate:
         return cls(_named_template(read_json(file).get("chat_template"), file), tokenizer, origin=str(file))
 
     @property
+    def source(self) -> str | None:
+        """The template as jinja2 text; None for a model without one."""
+        return self._source
+
+    @property
     def has_template(self) -> bool:
         """Whether the model was made for conversations."""
         return self._source is not None
