@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cg.runtime import ops_native
+from cg.runtime import blocks_native, ops_native
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.tensor import Floats
 
@@ -90,7 +90,7 @@ def fit_native(
     losses: Floats,
 ) -> None:  # fmt: skip
     """The compiled kernel; it runs without Python's lock."""
-    ops_native.fit_blocks(
+    blocks_native.fit_blocks(
         targets, cost.coupling, cost.root, cost.diagonal, levels.fractions,
         (levels.lowest, levels.highest), half, integers, scales, losses,
     )  # fmt: skip

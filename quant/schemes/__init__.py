@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cg.quant.schemes import i8, q4
 from cg.quant.schemes.blocks import as_blocks
-from cg.runtime import ops_native
+from cg.runtime import blocks_native, ops_native
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
@@ -66,7 +66,7 @@ def encode_native(tensor: Tensor, dtype: DType, start: int = 0, stop: int | None
     data = np.empty(rows * cols * dtype.bits // 8, dtype=np.uint8)
     scales = np.empty((rows, cols // BLOCK_SIZE), dtype=np.float32)
     source = tensor.data[start * row_bytes : stop * row_bytes]
-    finite, sum_sq, sum_sq_error = ops_native.encode_blocks(
+    finite, sum_sq, sum_sq_error = blocks_native.encode_blocks(
         dtype, tensor.dtype, source, rows, cols, data, scales
     )
     return Encoded(data, scales, finite, sum_sq, sum_sq_error)

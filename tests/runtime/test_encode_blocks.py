@@ -14,7 +14,8 @@ from cg.runtime import ops_native
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import UsageError
 from cg.runtime.formats.safetensors import SafetensorsFile
-from cg.runtime.ops_native import FORCE_ISA, encode_blocks
+from cg.runtime.blocks_native import encode_blocks
+from cg.runtime.ops_native import FORCE_ISA
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
 ISAS = [name for name, supported in ops_native.supported_isas() if supported]
