@@ -18,6 +18,7 @@ from cg.quant import quantize
 from cg.quant.evaluation_text import read_text
 from cg.quant.export import export_gguf, export_safetensors, import_gguf
 from cg.quant.export.gguf_file import GgufFile
+from cg.runtime import ops_reference
 from cg.runtime.cache import KVCache
 from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.loading import load_gemma
@@ -69,6 +70,10 @@ def rms(difference: Floats) -> float:
     return float(np.sqrt(np.mean(np.square(difference, dtype=np.float64))))
 
 
+def halved(x: Floats) -> Floats:
+    return x.astype(np.float16).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("peers") / "demo-q4"
@@ -117,11 +122,26 @@ def test_it_knows_the_special_tokens(llama_cpp: Any, demo: Path, file: Path) -> 
             assert getattr(llama_cpp, f"llama_vocab_{name}")(vocab) == tokenizer.control_id(token), name
 
 
-def test_floats_give_the_same_logits(folder: Path, ids: list[int], tmp_path: Path) -> None:
-    """With float32 weights llama.cpp rounds nothing: what is left is the order of sums."""
+def test_floats_give_the_same_logits(
+    folder: Path, ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With float32 weights llama.cpp rounds in one place: it looks the GELU up in a table from f16 to f16.
+
+    cg with that table is nearer to it than what the table changes. Sums in another order round some of the
+    inputs the other way, so the two are not the same.
+    """
     floats = export_safetensors(folder, tmp_path / "f32", dtype="f32").output
     theirs = their_logits(export_gguf(floats, tmp_path / "f32.gguf").output, ids)
-    np.testing.assert_allclose(theirs, our_logits(folder, ids, "f32"), rtol=0, atol=2e-3)
+    exact = our_logits(folder, ids, "f32")
+    geglu = ops_reference.geglu
+
+    def with_table(gate: Floats, up: Floats) -> Floats:
+        return halved(geglu(halved(gate), np.ones_like(up))) * up
+
+    monkeypatch.setattr(ops_reference, "geglu", with_table)
+    alike = our_logits(folder, ids, "f32")
+    assert rms(theirs - alike) < 0.5 * rms(alike - exact)
+    np.testing.assert_allclose(theirs, exact, rtol=0, atol=2 * float(np.abs(alike - exact).max()))
 
 
 def test_q4_differs_by_its_int8_activations_only(folder: Path, file: Path, ids: list[int]) -> None:
