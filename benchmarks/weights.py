@@ -57,7 +57,7 @@ class Weights:
     def quantize_with_cg(self, threads: int) -> list[str]:
         """The command that makes ``q4`` anew."""
         command = [sys.executable, "-m", "cg.cli", "quantize", str(self.source), str(self.q4)]
-        return [*command, "--overwrite", "--threads", str(threads)]
+        return [*command, "--method", "absmax", "--overwrite", "--threads", str(threads)]
 
     def optimize_with_cg(self) -> list[str]:
         """The command that keeps the scales of ``q4`` in f16 too."""

@@ -17,9 +17,8 @@ from cg.quant.plan import QuantizeOptions, make_plan
 from cg.quant.provenance import NO_CHECKSUM, identify, metadata
 from cg.quant.report import QuantizeResult, report_tensors, total
 from cg.quant.schemes import native_problem
-from cg.quant.staging import StagedFolder, output_errors
+from cg.quant.staging import StagedFolder, check_apart, output_errors
 from cg.quant.stream import stream, thread_count
-from cg.runtime.errors import UsageError
 from cg.runtime.formats.checkpoint import CONFIG_NAME, SINGLE_NAME, Checkpoint
 from cg.runtime.formats.writer import SafetensorsWriter, file_size
 
@@ -60,7 +59,7 @@ def quantize(
     """
     options = options or QuantizeOptions()
     started = time.monotonic()
-    _check_apart(source, out)
+    check_apart(source, out)
     with Checkpoint.open(source) as checkpoint:
         plan = make_plan(checkpoint, options)
         planned = tuple(tensor for _, tensors in plan for tensor in tensors)
@@ -133,12 +132,3 @@ class _Reporter:
         self._done += more
         if self._progress is not None:
             self._progress(QuantizeProgress("writing", tensor, self._done, self._whole))
-
-
-def _check_apart(source: Path, out: Path) -> None:
-    """Neither folder may contain the other: replacing the output must never touch the source."""
-    a, b = source.resolve(), out.resolve()
-    if a == b or a in b.parents or b in a.parents:
-        raise UsageError(
-            f"the output {out} and the source {source} lie in each other", hint="choose another output"
-        )

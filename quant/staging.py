@@ -18,9 +18,9 @@ from typing import Self
 
 from cg.quant.folder_swap import exchange, sync_folder
 from cg.quant.lock import FileLock
-from cg.runtime.errors import DiskFullError, OutputError, OutputExistsError
+from cg.runtime.errors import DiskFullError, OutputError, OutputExistsError, UsageError
 
-__all__ = ["Staged", "StagedFolder", "output_errors", "output_exists"]
+__all__ = ["Staged", "StagedFolder", "check_apart", "output_errors", "output_exists"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -177,6 +177,19 @@ class StagedFolder(Staged):
 
     def _siblings(self, suffix: str) -> list[Path]:
         return [p for p in super()._siblings(suffix) if p.is_dir() and not p.is_symlink()]
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Neither may contain the other: replacing the output must never touch the source.
+
+    Raises:
+        UsageError: one does.
+    """
+    a, b = source.resolve(), out.resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise UsageError(
+            f"the output {out} and the source {source} lie in each other", hint="choose another output"
+        )
 
 
 @contextmanager

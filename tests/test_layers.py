@@ -38,7 +38,7 @@ def test_only_these_modules_import_the_extension() -> None:
     }
     assert importers == {
         "runtime/ops_native.py", "runtime/compact_form.py", "runtime/compact_vocabulary.py",
-        "runtime/roofline.py",
+        "runtime/roofline.py", "runtime/blocks_native.py",
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quantized(original: Path) -> tuple[Path, dict[str, int]]:
     out = original.parent / "2b-shaped-q4"
-    _, peak = cg("quantize", str(original), str(out), "--json")
+    _, peak = cg("quantize", str(original), str(out), "--method", "absmax", "--json")
     return out, peak
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from cg.quant import QuantizeProgress, QuantizeResult
+    from cg.quant.plan import BlockType, Method
 
 __all__ = ["quantize"]
 
@@ -42,13 +43,20 @@ def quantize(
         bool, typer.Option("--jlama-runnable", help="Keep norms and embedding, so that Jlama can run it too.")
     ] = False,
     method: Annotated[
-        Literal["gptq", "search", "absmax", "jlama"],
-        typer.Option("--method", help="How to round; absmax (or jlama) is Jlama's own, to the bit."),
-    ] = "absmax",
+        Literal["gptq", "search", "absmax", "jlama"] | None,
+        typer.Option(
+            "--method",
+            help="How to round: gptq loses least, absmax (or jlama) is Jlama's own, to the bit, in seconds. "
+            "Default: gptq for q4, absmax for i8.",
+        ),
+    ] = None,
     scales: Annotated[
-        Literal["f32", "f16"],
-        typer.Option("--scales", help="f16: only scales that f16 holds, for cg optimize and GGUF."),
-    ] = "f32",
+        Literal["f32", "f16"] | None,
+        typer.Option(
+            "--scales",
+            help="f16: only scales that f16 holds, as cg optimize and GGUF want; default but absmax.",
+        ),
+    ] = None,
     embed: Annotated[
         Literal["q4", "i8", "keep"] | None,
         typer.Option("--embed", help="The embedding, which is also the head; default: as --type."),
@@ -71,13 +79,19 @@ def quantize(
     """Quantize a checkpoint to Jlama's 4-bit (or 8-bit) block format.
 
     The output folder appears complete or not at all. It holds model.safetensors, config.json, the
-    tokenizer and a model card. Memory stays small whatever the model's size.
+    tokenizer and a model card. Whatever the method, Jlama can read the result.
+
+    gptq and search are calibrated: they measure what every matrix reads on some code, layer by layer, and
+    round so that the outputs change least. gptq takes an hour or two for 2b; killed or interrupted, the same
+    command goes on where it stopped. absmax takes seconds.
 
     \b
     Examples:
       cg quantize codegemma-2b
       cg quantize codegemma-2b ./codegemma-2b-JQ4 --jlama-runnable
       cg quantize ~/models/my-gemma ./my-gemma-i8 --type i8 --overwrite
+      cg quantize codegemma-2b ./fast --method absmax
+      cg quantize codegemma-2b ./mine --calibrate app.py --calibrate util.py --scales f16
       cg quantize demo ./demo-q4 --keep norm --keep embed --json
     """
     from cg.quant import QuantizeOptions
@@ -88,9 +102,11 @@ def quantize(
     folder = registry.resolve(source)
     suffix = f"-{kind}-jlama" if jlama_runnable else f"-{kind}"
     target = out or registry.models_folder() / f"{identify(folder).name}{suffix}"
+    chosen = _method(method, kind, allow_nonfinite)
     options = QuantizeOptions(
         kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads,
-        "absmax" if method == "jlama" else method, scales, embed, tuple(calibrate or ()), calibration_tokens,
+        chosen, scales or ("f32" if chosen == "absmax" else "f16"), embed, tuple(calibrate or ()),
+        calibration_tokens,
     )  # fmt: skip
     tell_fallback("native")  # whose encoder it is
     with output.progress() as bars:
@@ -102,6 +118,13 @@ def quantize(
         return
     _print(result, all_tensors=all_tensors)
     output.note(f"next: cg complete -m {target.name if out is None else result.folder}")
+
+
+def _method(asked: str | None, kind: BlockType, allow_nonfinite: bool) -> Method:
+    """What was asked for, or the best that is worth its time: 8 bits lose next to nothing by any method."""
+    if asked is None:
+        return "absmax" if kind == "i8" or allow_nonfinite else "gptq"
+    return "absmax" if asked == "jlama" else cast("Method", asked)
 
 
 def _bar(bars: Progress) -> Callable[[QuantizeProgress], None]:

@@ -16,12 +16,13 @@ import numpy as np
 
 from cg.quant.export.blocks import to_int32_words
 from cg.quant.export.floats import float_tensor
-from cg.quant.export.folder import FolderTensor, Piece, check_apart
+from cg.quant.export.folder import FolderTensor, Piece
 from cg.quant.export.hugging_face import SHARD_BYTES, float_config, write_folder
 from cg.quant.export.names import EMBEDDING, is_norm
 from cg.quant.export.report import ExportResult, Progress
 from cg.quant.export.rounding import narrow
 from cg.quant.export.source import OpenSource, open_source, row_ranges
+from cg.quant.staging import check_apart
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.errors import NonFiniteError, UsageError
 from cg.runtime.formats.jlama import scales_shape

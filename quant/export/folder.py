@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from cg.quant.companions import json_bytes, write_file
 from cg.quant.export.report import Recorder
 from cg.quant.export.rounding import Rounding
-from cg.runtime.errors import UsageError
 from cg.runtime.formats.checkpoint import INDEX_NAME, SINGLE_NAME
 from cg.runtime.formats.writer import SafetensorsWriter, TensorSpec, file_size
 
-__all__ = ["FolderTensor", "Piece", "check_apart", "nothing", "weights_size", "write_weights"]
+__all__ = ["FolderTensor", "Piece", "nothing", "weights_size", "write_weights"]
 
 
 class Piece(NamedTuple):
@@ -82,19 +81,6 @@ def write_weights(
             writer.finish(metadata)
         written += writer.nbytes
     return written
-
-
-def check_apart(source: Path, out: Path) -> None:
-    """Neither may contain the other: replacing the output must never touch the source.
-
-    Raises:
-        UsageError: one does.
-    """
-    a, b = source.resolve(), out.resolve()
-    if a == b or a in b.parents or b in a.parents:
-        raise UsageError(
-            f"the output {out} and the source {source} lie in each other", hint="choose another output"
-        )
 
 
 def _write(tensor: FolderTensor, writer: SafetensorsWriter, recorder: Recorder) -> None:

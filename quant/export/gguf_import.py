@@ -18,7 +18,7 @@ from cg import __version__
 from cg.quant.companions import json_bytes, write_file
 from cg.quant.export.blocks import GGUF_BLOCK_BYTES, from_gguf
 from cg.quant.export.floats import FloatType
-from cg.quant.export.folder import FolderTensor, Piece, check_apart, weights_size, write_weights
+from cg.quant.export.folder import FolderTensor, Piece, weights_size, write_weights
 from cg.quant.export.gguf_file import GgufFile, GgufTensor
 from cg.quant.export.gguf_settings import (
     check_model,
@@ -33,7 +33,7 @@ from cg.quant.export.report import ExportResult, Progress, Recorder
 from cg.quant.export.rounding import narrow, widen
 from cg.quant.export.source import open_source
 from cg.quant.export.vocabulary import model_file
-from cg.quant.staging import StagedFolder, output_errors
+from cg.quant.staging import StagedFolder, check_apart, output_errors
 from cg.runtime.dtypes import BLOCK_SIZE, DType
 from cg.runtime.errors import CheckpointError, FormatError, UsageError
 from cg.runtime.formats.checkpoint import CONFIG_NAME

@@ -10,11 +10,11 @@ from typing import Any
 from cg import __version__
 from cg.quant.companions import companion_files, copy_companions, json_bytes, write_file
 from cg.quant.export.floats import FloatType, float_tensor
-from cg.quant.export.folder import FolderTensor, check_apart, weights_size, write_weights
+from cg.quant.export.folder import FolderTensor, weights_size, write_weights
 from cg.quant.export.report import ExportResult, Progress, Recorder
 from cg.quant.export.source import OpenSource, open_source
 from cg.quant.model_card import front_matter
-from cg.quant.staging import StagedFolder, output_errors
+from cg.quant.staging import StagedFolder, check_apart, output_errors
 from cg.runtime.dtypes import DType
 from cg.runtime.formats.checkpoint import CONFIG_NAME
 

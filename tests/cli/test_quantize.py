@@ -23,7 +23,8 @@ from cg.runtime.hub import registry
 
 
 def quantize(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
+    plain = () if "--method" in arguments else ("--method", "absmax")
+    return CliRunner().invoke(app, ["quantize", *map(str, arguments), *plain])
 
 
 def failed(result: Result, code: int, message: str, hint: str = "") -> None:
@@ -154,7 +155,18 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     tensors = {f"w{i}": np.ones((2048, 2048), np.float16) for i in range(40)}
     save_file(tensors, source / "model.safetensors")
     process = subprocess.Popen(
-        [sys.executable, "-m", "cg.cli", "quantize", str(source), str(out), "--threads", "1"],
+        [
+            sys.executable,
+            "-m",
+            "cg.cli",
+            "quantize",
+            str(source),
+            str(out),
+            "--method",
+            "absmax",
+            "--threads",
+            "1",
+        ],  # fmt: skip
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -175,3 +187,39 @@ def test_an_encoder_that_fails_its_self_test_is_told(failing_isa: str, golden: P
     result = quantize(golden / "gemma-mqa", tmp_path / "q4")
     assert result.exit_code == 0
     assert f"warning: {failing_isa} failed its self-test (rotation); computing with portable" in result.stderr
+
+
+def test_the_default_loses_less_and_keeps_scales_in_f16(demo: Path, tmp_path: Path) -> None:
+    """The default method, as nobody names one; few tokens, to be quick."""
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app, ["quantize", str(demo), str(out), "--calibration-tokens", "512", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bits_per_weight"] == pytest.approx(5.01, abs=0.01)
+    with Checkpoint.open(out) as checkpoint:
+        assert checkpoint.metadata["cg.method"] == "gptq"
+        assert checkpoint.metadata["cg.scales"] == "f16"
+        assert checkpoint.metadata["cg.calibration_tokens"] == "512"
+
+
+@pytest.mark.parametrize("options", [("--type", "i8"), ("--allow-nonfinite",)])
+def test_where_the_default_is_jlamas_own(options: tuple[str, ...], demo: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["quantize", str(demo), str(tmp_path / "out"), *options])
+    assert result.exit_code == 0, result.output
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        assert checkpoint.metadata["cg.method"] == "absmax"
+        assert checkpoint.metadata["cg.scales"] == "f32"
+
+
+def test_options_that_contradict_each_other(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    failed(
+        quantize(demo, out, "--method", "jlama", "--scales", "f16"),
+        2,
+        "absmax has the scales",
+        "--method gptq",
+    )
+    failed(quantize(demo, out, "--method", "gptq", "--calibrate", tmp_path / "no.py"), 2, "cannot read")
+    failed(quantize(demo, out, "--method", "gptq", "--calibration-tokens", 0), 2, "0 tokens to calibrate on")
+    assert not out.exists()

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cg.runtime import ops_native
+from cg.runtime.blocks_native import encode_blocks
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import UsageError
 from cg.runtime.formats.safetensors import SafetensorsFile
-from cg.runtime.blocks_native import encode_blocks
 from cg.runtime.ops_native import FORCE_ISA
 from cg.runtime.tensor import Bytes, Floats, Tensor
 
