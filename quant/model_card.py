@@ -20,6 +20,11 @@ _GEMMA_NOTICE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at <https://ai.google.dev/gemma/terms>.
 The weights were modified: they were quantized as described above.
 """
+_METHODS = {
+    "absmax": "round to nearest, scale from the largest magnitude (absmax)",
+    "search": "scales searched by squared error (search)",
+    "gptq": "errors made up for, layer by layer, on calibration text (GPTQ)",
+}
 _BITS = {
     "q4": "4-bit integers in blocks of 32 with one float32 scale each (Jlama's Q4, 5 bits per weight)",
     "i8": "8-bit integers in blocks of 32 with one float32 scale each (Jlama's I8, 9 bits per weight)",
@@ -52,7 +57,7 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        "| method | round to nearest, scale from the largest magnitude (absmax) |",
+        f"| method | {_METHODS[options.method]} |",
         f"| quantized | {totals.quantized_tensors} of {totals.tensors} tensors; kept: names with {keep} |",
         f"| size of the tensors | {totals.bytes:,} bytes, before {totals.source_bytes:,} |",
         f"| bits per weight | {totals.bits_per_weight:.2f}, before {totals.source_bits_per_weight:.2f} |",

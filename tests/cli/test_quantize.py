@@ -154,19 +154,9 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     (source / "config.json").write_text("{}")
     tensors = {f"w{i}": np.ones((2048, 2048), np.float16) for i in range(40)}
     save_file(tensors, source / "model.safetensors")
+    command = [sys.executable, "-m", "cg.cli", "quantize"]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "cg.cli",
-            "quantize",
-            str(source),
-            str(out),
-            "--method",
-            "absmax",
-            "--threads",
-            "1",
-        ],  # fmt: skip
+        [*command, str(source), str(out), "--method", "absmax", "--threads", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
