@@ -50,7 +50,7 @@ void sleepers_wake() {
 // In runs, threads begin with neighbouring indices, and whoever is done helps the others.
 void runs_are_neighbours() {
   constexpr int kThreads = 3;
-  constexpr int64_t kOwn = 5;
+  constexpr int64_t kFirst = 5;
   cg::ThreadPool pool(kThreads);
   std::atomic<int64_t> first[kThreads];
   for (auto& index : first) index = -1;
@@ -62,9 +62,9 @@ void runs_are_neighbours() {
     waiting--;
     while (waiting > 0) std::this_thread::yield();
   };
-  pool.for_runs(kThreads * kOwn, meet);
+  pool.for_runs(kThreads * kFirst, meet);
   for (int thread = 0; thread < kThreads; thread++)
-    CHECK(first[thread] == thread * kOwn, "%d began with %lld", thread, (long long)first[thread]);
+    CHECK(first[thread] == thread * kFirst, "%d began with %lld", thread, (long long)first[thread]);
   std::atomic<int64_t> others_done{0};
   // Thread 0 stays in its first index until all others are done: the rest of its run is left to helpers.
   auto hold = [&](int64_t i, int) {
@@ -72,10 +72,10 @@ void runs_are_neighbours() {
       others_done++;
       return;
     }
-    while (others_done < kThreads * kOwn - 1) std::this_thread::yield();
+    while (others_done < kThreads * kFirst - 1) std::this_thread::yield();
   };
-  pool.for_runs(kThreads * kOwn, hold);
-  CHECK(others_done == kThreads * kOwn - 1, "%lld", (long long)others_done);
+  pool.for_runs(kThreads * kFirst, hold);
+  CHECK(others_done == kThreads * kFirst - 1, "%lld", (long long)others_done);
 }
 
 // What the tasks wrote without any synchronization of their own is there afterwards.
