@@ -58,7 +58,7 @@ def _importance(file: str) -> ctypes.Array[api.llama_model_imatrix_data]:
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = len(values)
     _kept.append(found)
-    return entries
+    return entries  # type: ignore[no-any-return]
 
 
 _kept: list[dict[str, np.ndarray]] = []  # the library reads from them
