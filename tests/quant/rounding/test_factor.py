@@ -104,4 +104,4 @@ def test_threads_do_not_change_the_result() -> None:
             mirror(products, upper_to_lower=True)
             factorize(products, 0.01, workers)
             results.append(products)
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])

@@ -22,8 +22,8 @@ needs_native = pytest.mark.skipif(ops_native.import_problem() is not None, reaso
 def factor(rng: np.random.Generator) -> NDArray[np.float64]:
     """A random upper triangular factor with as much beside its diagonal as activations have."""
     inputs = rng.standard_normal((48, BLOCK)) + rng.standard_normal((48, 1))
-    upper: NDArray[np.float64] = np.linalg.cholesky((inputs.T @ inputs)[::-1, ::-1])[::-1, ::-1]
-    return upper
+    lower: NDArray[np.float64] = np.linalg.cholesky((inputs.T @ inputs)[::-1, ::-1]).astype(np.float64)
+    return lower[::-1, ::-1]
 
 
 def cost_of(rng: np.random.Generator, *, diagonal: bool) -> BlockCost:
@@ -148,6 +148,6 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="do not fit each other"):
         fit_native(targets, cost, Levels.of(DType.Q4), False, integers[:1], scales, losses)
     with pytest.raises(UsageError, match="must be int8"):
-        fit_native(targets, cost, Levels.of(DType.Q4), False, integers.view(np.uint8), scales, losses)  # type: ignore[arg-type]
+        fit_native(targets, cost, Levels.of(DType.Q4), False, integers.view(np.uint8), scales, losses)
     with pytest.raises(UsageError, match="next to each other"):
         fit_native(np.zeros((2, 64), np.float32)[:, ::2], cost, Levels.of(DType.Q4), False, *results(2))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cg.quant.rounding.fit import Fitter, Levels
-from cg.quant.rounding.method import GptqRounder, Rounder, SearchRounder, new_rounder
+from cg.quant.rounding.method import Calibrated, GptqRounder, Rounder, SearchRounder, new_rounder
 from cg.quant.rounding.search import search
 from cg.quant.rounding.workers import Workers
 from cg.runtime.dtypes import DType
@@ -40,6 +42,11 @@ def weights() -> Floats:
     return np.random.default_rng(1).standard_normal((ROWS, COLS)).astype(np.float32)
 
 
+def restored(integers: NDArray[np.int8], scales: Floats) -> Floats:
+    """What integers and scales stand for."""
+    return integers.astype(np.float32) * np.repeat(scales, 32, axis=1)
+
+
 def rounded(rounder: Rounder, x: Floats, drift: Floats | None, fit: Fitter, workers: Workers) -> Floats:
     for part in np.array_split(x, 3):
         rounder.measure(part, workers)
@@ -47,8 +54,7 @@ def rounded(rounder: Rounder, x: Floats, drift: Floats | None, fit: Fitter, work
     integers, scales = rounder.round(weights(), drift, fit)
     assert integers.dtype == np.int8
     assert scales.shape == (ROWS, COLS // 32)
-    values: Floats = integers * np.repeat(scales, 32, axis=1)
-    return values
+    return restored(integers, scales)
 
 
 def output_error(values: Floats, x: Floats) -> float:
@@ -57,11 +63,9 @@ def output_error(values: Floats, x: Floats) -> float:
 
 def test_each_method_costs_less_at_the_output_than_the_one_before(fit: Fitter, workers: Workers) -> None:
     x, unseen = inputs(), inputs(seed=2)
-    plain = search(weights(), None, fit)
-    values = plain[0] * np.repeat(plain[1], 32, axis=1)
-    errors = [output_error(values, unseen)]
-    for method in ("search", "gptq"):
-        values = rounded(new_rounder(method, COLS), x, None, fit, workers)  # type: ignore[arg-type]
+    errors = [output_error(restored(*search(weights(), None, fit)), unseen)]
+    for method in get_args(Calibrated):
+        values = rounded(new_rounder(method, COLS), x, None, fit, workers)
         errors.append(output_error(values, unseen))
     assert errors[1] < 0.95 * errors[0]
     assert errors[2] < 0.6 * errors[1]
@@ -110,7 +114,7 @@ def test_rows_do_not_depend_on_each_other(fit: Fitter, workers: Workers) -> None
     rounder = GptqRounder(COLS)
     whole = rounded(rounder, inputs(), None, fit, workers)
     integers, scales = rounder.round(weights()[8:24], None, fit)
-    values = integers * np.repeat(scales, 32, axis=1)
+    values = restored(integers, scales)
     np.testing.assert_allclose(values, whole[8:24], rtol=1e-5)  # BLAS adds up in another order
 
 
