@@ -29,6 +29,7 @@ from cg.quant.export.gguf_export import export_gguf
 from cg.quant.export.gguf_file import GgufFile
 from cg.quant.export.gguf_import import import_gguf
 from cg.quant.export.names import gguf_name
+from cg.quant.groups import layer_groups
 from cg.quant.layer_files import LayerFiles
 from cg.quant.layer_inputs import LayerInputs
 from cg.quant.material import VerifyOptions
@@ -40,17 +41,15 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parent.parent
 _PAGE = _ROOT / "docs" / "reference" / "quality.md"
-_WAYS: tuple[tuple[str, Method, ScaleType, bool], ...] = (
-    ("cg absmax (Jlama's)", "absmax", "f32", False),
-    ("cg search", "search", "f32", False),
-    ("cg search, calibrated", "search", "f32", True),
-    ("cg gptq", "gptq", "f32", True),
-    ("cg gptq, f16 scales", "gptq", "f16", True),
+_WAYS: tuple[tuple[str, Method, ScaleType, bool, float | None], ...] = (
+    ("cg absmax (Jlama's)", "absmax", "f32", False, None),
+    ("cg search", "search", "f32", False, None),
+    ("cg search, calibrated", "search", "f32", True, None),
+    ("cg gptq", "gptq", "f32", True, None),
+    ("cg gptq, f16 scales", "gptq", "f16", True, None),
+    ("cg gptq, f16 scales, --bits 5.3", "gptq", "f16", True, 5.3),
+    ("cg gptq, f16 scales, --bits 6", "gptq", "f16", True, 6),
 )
-_GROUPS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",),
-)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _ours(model: Path, work: Path, tokens: int) -> Iterator[tuple[str, Path]]:
-    for name, method, scales, calibrated in _WAYS:
+    for name, method, scales, calibrated, bits in _WAYS:
         out = work / name.replace(" ", "-").replace(",", "").replace("'", "").replace("(", "").replace(
             ")", ""
         )
@@ -80,7 +79,8 @@ def _ours(model: Path, work: Path, tokens: int) -> Iterator[tuple[str, Path]]:
         quantize(
             model, out,
             QuantizeOptions(
-                method=method, scales=scales, embed="keep", calibration_tokens=amount, overwrite=True
+                method=method, scales=scales, embed="keep", calibration_tokens=amount, overwrite=True,
+                bits=bits,
             ),
         )  # fmt: skip
         yield name, out
@@ -116,8 +116,7 @@ def _importance(model: Path, work: Path, tokens: int) -> dict[str, np.ndarray]:
         inputs = LayerInputs("original", gemma, calibration.rows, files)
         inputs.begin()
         for layer in range(len(gemma.layers)):
-            for group in _GROUPS:
-                names = [f"model.layers.{layer}.{part}.weight" for part in group]
+            for _, names in layer_groups(layer, len(gemma.layers)):
                 squares = sum(np.square(x).sum(axis=0, dtype=np.float64) for x in inputs.of(layer, names[0]))
                 for name in names:
                     found[gguf_name(name)] = np.asarray(squares / calibration.rows.size, np.float32)

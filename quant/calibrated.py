@@ -29,11 +29,11 @@ from cg.runtime.optimized import identity
 from cg.runtime.tensor import Tensor
 from cg.runtime.tokenizer import Tokenizer
 
-__all__ = ["Calibration", "calibrate", "rounding", "work_bytes"]
+__all__ = ["Calibration", "calibrate", "round_layers", "work_bytes", "work_files"]
 
 _CONTEXT = 512  # tokens per row: as many as a completion usually reads
 _SEED = 0
-_GENERATION = 1  # raised when the same options no longer give the same blocks
+_GENERATION = 2  # raised when the same options no longer give the same blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,58 +77,69 @@ def calibrate(checkpoint: Checkpoint, options: QuantizeOptions) -> Calibration:
 
 
 def work_bytes(
-    checkpoint: Checkpoint, planned: Sequence[PlannedTensor], calibration: Calibration | None
+    checkpoint: Checkpoint,
+    planned: Sequence[PlannedTensor],
+    calibration: Calibration | None,
+    options: QuantizeOptions,
 ) -> int:
-    """What :func:`rounding` needs on the disk besides the result: hidden states and all blocks."""
-    if calibration is None:
+    """What :func:`round_layers` needs on the disk besides the result: hidden states and all blocks."""
+    if calibration is None or options.method == "absmax":
         return 0
     states = 4 * 4 * calibration.rows.size * GemmaConfig.from_json(checkpoint.config).hidden_size
     return states + sum(p.target.data_bytes + p.target.scale_bytes for p in planned if p.is_quantized)
 
 
 @contextmanager
-def rounding(
+def work_files(
     checkpoint: Checkpoint,
-    planned: Sequence[PlannedTensor],
     calibration: Calibration | None,
     options: QuantizeOptions,
     target: Path,
     notes: Callable[[str], None],
-    progress: WorkProgress | None = None,
-) -> Iterator[Mapping[str, Tensor]]:
-    """Round what is calibrated: the tensors by name, mapped; none without a calibration.
-
-    What is done stays beside ``target`` until the block ends well: a run with the same options goes on there.
-
-    Raises:
-        NonFiniteError: NaN or infinity in a weight, or in what the model computes.
-    """
-    if calibration is None or options.method == "absmax":
-        yield {}
+) -> Iterator[LayerFiles | None]:
+    """Where the work lies until the block ends well: a run with the same options goes on there."""
+    if calibration is None:
+        yield None
         return
-    by_name = {p.source.name: p for p in planned}
     files = LayerFiles(target, _identity(checkpoint, calibration, options))
     if files.resumed:
         notes("going on where an earlier run with the same options stopped")
     try:
-        original = load_gemma(checkpoint, threads=options.threads, activations="f32")
-        quantized = load_gemma(checkpoint, threads=options.threads)
-        with Workers(quantized.ops.threads) as workers:
-            rounded = LayerwiseQuantizer(
-                LayerInputs("original", original, calibration.rows, files),
-                LayerInputs("quantized", quantized, calibration.rows, files),
-                by_name,
-                options.method,
-                files,
-                LayerWork(calibration.rows.size, progress),
-                half=options.scales == "f16",
-                workers=workers,
-                release=checkpoint.release,
-            ).run()
-        yield rounded
+        yield files
     finally:
         files.close()
     files.remove()
+
+
+def round_layers(
+    checkpoint: Checkpoint,
+    planned: Sequence[PlannedTensor],
+    calibration: Calibration,
+    options: QuantizeOptions,
+    files: LayerFiles,
+    progress: WorkProgress | None = None,
+) -> Mapping[str, Tensor]:
+    """Round what is calibrated: the tensors by name, mapped, as long as ``files`` are open.
+
+    Raises:
+        NonFiniteError: NaN or infinity in a weight, or in what the model computes.
+    """
+    if options.method == "absmax":
+        return {}
+    original = load_gemma(checkpoint, threads=options.threads, activations="f32")
+    quantized = load_gemma(checkpoint, threads=options.threads)
+    with Workers(quantized.ops.threads) as workers:
+        return LayerwiseQuantizer(
+            LayerInputs("original", original, calibration.rows, files),
+            LayerInputs("quantized", quantized, calibration.rows, files),
+            {p.source.name: p for p in planned},
+            options.method,
+            files,
+            LayerWork(calibration.rows.size, progress),
+            half=options.scales == "f16",
+            workers=workers,
+            release=checkpoint.release,
+        ).run()
 
 
 def _identity(checkpoint: Checkpoint, calibration: Calibration, options: QuantizeOptions) -> dict[str, Any]:
@@ -137,5 +148,12 @@ def _identity(checkpoint: Checkpoint, calibration: Calibration, options: Quantiz
         "version": [__version__, _GENERATION],
         "source": json.loads(identity(checkpoint)),
         "rows": calibration.metadata(),
-        "options": [options.method, options.type, options.scales, options.embed, options.patterns],
+        "options": [
+            options.method,
+            options.type,
+            options.scales,
+            options.embed,
+            options.patterns,
+            options.bits,
+        ],
     }

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from cg.runtime.cache_file import prune, replacing
+from cg.runtime.cache_file import keep, prune, replacing
 from cg.runtime.errors import FormatError
 from cg.runtime.formats.safetensors import SafetensorsFile
 from cg.runtime.formats.writer import SafetensorsWriter, TensorSpec
 from cg.runtime.tensor import Floats, Tensor
 
 __all__ = ["LayerFiles"]
+
+_LOSSES = "losses.json"
 
 
 class LayerFiles:
@@ -79,6 +81,18 @@ class LayerFiles:
             yield writer
             writer.finish({})
 
+    def losses(self) -> dict[str, float]:
+        """What groups of matrices were found to lose, by their names."""
+        try:
+            found: dict[str, float] = json.loads((self.folder / _LOSSES).read_bytes())
+        except (OSError, ValueError):  # not begun, or cut by a failing disk: measured anew
+            return {}
+        return found
+
+    def keep_losses(self, losses: Mapping[str, float]) -> None:
+        """Remember them."""
+        keep(self.folder / _LOSSES, json.dumps(losses).encode())
+
     def remove(self) -> None:
         """The output is complete: forget the work for it, that of runs with other options too."""
         self.close()
@@ -86,10 +100,12 @@ class LayerFiles:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; a folder in which nothing was kept goes."""
         for file in self._open:
             file.close()
         self._open.clear()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _hidden(self, model: str, layer: int) -> Path:
         return self.folder / f"hidden-{model}-{layer}.npy"

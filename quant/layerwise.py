@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cg.quant.groups import layer_groups
 from cg.quant.layer_files import LayerFiles
 from cg.quant.layer_inputs import LayerInputs
 from cg.quant.layer_work import LayerWork
@@ -31,12 +32,8 @@ from cg.runtime.tensor import Floats, Tensor
 
 __all__ = ["LayerwiseQuantizer"]
 
-_GROUPS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)  # matrices that read the same input, in the order in which a layer needs them
+_DAMPING = 0.01  # as in GPTQ
+_EMBEDDING_DAMPING = 0.3  # its rows are the first layer's inputs too, where every column's error costs alike
 
 _SLAB_ELEMENTS = 8 << 20  # of a weight that a thread rounds at a time: 32 MB as floats, several times
 _ROWS = 1024  # of a sum of products that a thread adds to at a time
@@ -83,9 +80,10 @@ class LayerwiseQuantizer:
         self._drifts = method == "gptq"
         self._fitters = {dtype: Fitter(Levels.of(dtype), half=half) for dtype in (DType.Q4, DType.I8)}
         self._groups = list(self._plan(planned))
-        layer = [planned[f"model.layers.0.{part}.weight"].source.size for parts in _GROUPS for part in parts]
-        self._layer_cost = work.pass_cost(sum(layer), both=self._drifts)
-        work.plan(self._layer_cost * len(self._model.layers))
+        layers = len(self._model.layers)
+        layer = sum(planned[name].source.size for _, names in layer_groups(0, layers) for name in names)
+        self._layer_cost = work.pass_cost(layer, both=self._drifts)
+        work.plan(self._layer_cost * layers)
         for group in self._groups:
             work.plan(group.reach + group.cost)
 
@@ -142,7 +140,8 @@ class LayerwiseQuantizer:
         The head's drift is left alone: it is the embedding as well.
         """
         first = group.planned[0].source
-        rounder = new_rounder(self._method, first.cols)
+        tied = group.layer == len(self._model.layers) and self._model.lm_head is self._model.embed_tokens
+        rounder = new_rounder(self._method, first.cols, _EMBEDDING_DAMPING if tied else _DAMPING)
         inputs = self._quantized.of(group.layer, first.name)
         if not self._drifts or group.layer == len(self._model.layers):
             for x in inputs:
@@ -191,9 +190,7 @@ class LayerwiseQuantizer:
         layers = len(self._model.layers)
         for layer in range(layers):
             before = 0
-            for parts in _GROUPS:
-                names = [f"model.layers.{layer}.{part}.weight" for part in parts]
-                label = f"layer {layer + 1} of {layers}, {parts[0]}"
+            for label, names in layer_groups(layer, layers):
                 yield from self._group(label, layer, names, planned, before)
                 before += sum(planned[name].source.size for name in names)
         yield from self._group("output head", layers, [self._model.lm_head.name], planned, 0)

@@ -29,6 +29,7 @@ _BITS = {
     "q4": "4-bit integers in blocks of 32 with one float32 scale each (Jlama's Q4, 5 bits per weight)",
     "i8": "8-bit integers in blocks of 32 with one float32 scale each (Jlama's I8, 9 bits per weight)",
 }
+_MIXED = "; matrices that lose most by it to 8-bit integers (I8)"
 
 
 def model_card(
@@ -53,7 +54,8 @@ def model_card(
         f"# {source.name}, quantized to {kind}",
         "",
         f"{source.repo_id or source.name}" + (f" at revision `{source.revision}`" if source.revision else "")
-        + f", quantized by cg {__version__} to {_BITS[options.type]}.",
+        + f", quantized by cg {__version__} to {_BITS[options.type]}"
+        + ("." if options.bits is None else f"{_MIXED}."),
         "",
         "| | |",
         "|---|---|",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +21,14 @@ __all__ = [
     "JLAMA_KEEP",
     "BlockType",
     "Method",
+    "Plan",
     "PlannedTensor",
     "QuantizeOptions",
     "ScaleType",
     "make_plan",
+    "spare_bytes",
+    "tensors_of",
+    "with_types",
 ]
 
 BlockType = Literal["q4", "i8"]
@@ -68,11 +72,13 @@ class QuantizeOptions:
     """Files to calibrate on; none: the bundled text."""
     calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS
     """Tokens to calibrate on, at most; 0: ``search`` takes every error to cost the same."""
+    bits: float | None = None
+    """At most so many bits per quantized weight, scales included: what loses most gets I8 instead of Q4."""
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the model's activations are measured."""
-        return self.method != "absmax" and self.calibration_tokens > 0
+        """Whether a text is run through the model."""
+        return self.bits is not None or (self.method != "absmax" and self.calibration_tokens > 0)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -105,16 +111,32 @@ class QuantizeOptions:
                 "absmax has the scales that Jlama would choose, f16 does not hold them",
                 hint="use --method gptq or search",
             )
-        if self.method == "absmax" and self.calibrate:
+        self._check_bits()
+        if not self.is_calibrated and self.calibrate and self.method == "absmax":
             raise UsageError("absmax is not calibrated", hint="use --method gptq or search")
         if self.method != "absmax" and self.allow_nonfinite:
             raise UsageError(
                 "only absmax encodes NaN and infinity, as Jlama does", hint="add --method absmax"
             )
-        if self.calibration_tokens < 0 or (self.method == "gptq" and not self.calibration_tokens):
+        needed = self.method == "gptq" or self.bits is not None
+        if self.calibration_tokens < 0 or (needed and not self.calibration_tokens):
             raise UsageError(
                 f"{self.calibration_tokens} tokens to calibrate on", hint="use a few thousand at least"
             )
+
+    def _check_bits(self) -> None:
+        if self.bits is None:
+            return
+        if self.type != "q4":
+            raise UsageError("a number of bits mixes q4 and i8, so the type is q4", hint="drop --type i8")
+        if not 5 < self.bits < 9:
+            raise UsageError(
+                f"{self.bits:g} bits per weight", hint="q4 takes 5 and i8 takes 9; choose between them"
+            )
+        if self.jlama_runnable:
+            raise UsageError("Jlama has no kernels for I8 weights", hint="drop --bits or --jlama-runnable")
+        if self.allow_nonfinite:
+            raise UsageError("a model with NaN or infinity in it cannot be measured", hint="drop --bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +154,11 @@ class PlannedTensor:
         return self.target.dtype.is_quantized
 
 
-def make_plan(
-    checkpoint: Checkpoint, options: QuantizeOptions
-) -> tuple[tuple[SafetensorsFile, tuple[PlannedTensor, ...]], ...]:
+Plan = tuple[tuple[SafetensorsFile, tuple[PlannedTensor, ...]], ...]
+"""The tensors of every shard."""
+
+
+def make_plan(checkpoint: Checkpoint, options: QuantizeOptions) -> Plan:
     """The tensors of every shard in the order of their bytes, which is also the order of writing.
 
     Raises:
@@ -154,6 +178,39 @@ def make_plan(
             hint=f"keep patterns: {', '.join(options.patterns)}" if options.patterns else None,
         )
     return plan
+
+
+def tensors_of(plan: Plan) -> tuple[PlannedTensor, ...]:
+    """The tensors of all shards."""
+    return tuple(tensor for _, tensors in plan for tensor in tensors)
+
+
+def spare_bytes(planned: Sequence[PlannedTensor], bits: float) -> float:
+    """How much larger the quantized tensors may become.
+
+    Raises:
+        UsageError: they are too large already.
+    """
+    quantized = [p for p in planned if p.is_quantized]
+    parameters = sum(p.source.size for p in quantized)
+    taken = sum(p.target.data_bytes + p.target.scale_bytes for p in quantized)
+    spare = bits * parameters / 8 - taken
+    if spare < 0:
+        raise UsageError(
+            f"with this embedding the file takes {8 * taken / parameters:.2f} bits per weight at least",
+            hint="allow more bits or another --embed",
+        )
+    return spare
+
+
+def with_types(plan: Plan, dtypes: Mapping[str, DType]) -> Plan:
+    """The same plan with other types for some tensors."""
+
+    def changed(planned: PlannedTensor) -> PlannedTensor:
+        dtype = dtypes.get(planned.source.name, planned.target.dtype)
+        return replace(planned, target=replace(planned.target, dtype=dtype))
+
+    return tuple((shard, tuple(map(changed, tensors))) for shard, tensors in plan)
 
 
 def _plan_shard(shard: SafetensorsFile, options: QuantizeOptions) -> Iterator[PlannedTensor]:

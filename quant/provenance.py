@@ -68,6 +68,8 @@ def metadata(
         "cg.source_sha256": json.dumps(dict(checksums)),
         **(calibration or {}),
     }
+    if options.bits is not None:
+        strings["cg.bits"] = json.dumps(options.bits)
     if source.revision:
         strings["cg.revision"] = source.revision
     return strings

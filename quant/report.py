@@ -9,8 +9,9 @@ from typing import Any
 
 from cg.quant.distortion import Distortion
 from cg.quant.plan import PlannedTensor
+from cg.runtime.dtypes import DType
 
-__all__ = ["QuantizeResult", "TensorReport", "Totals", "report_tensors", "total"]
+__all__ = ["GroupLoss", "QuantizeResult", "TensorReport", "Totals", "report_tensors", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,27 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLoss:
+    """What was measured of matrices that get their type together."""
+
+    tensors: tuple[str, ...]
+    parameters: int
+    kld: float
+    """Mean KL divergence, nats per token, of the original model with these matrices alone as Q4 (absmax)."""
+    dtype: DType = DType.Q4
+    """The type they got."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "tensors": list(self.tensors),
+            "parameters": self.parameters,
+            "kld": self.kld,
+            "dtype": self.dtype.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizeResult:
     """What :func:`cg.quant.quantize` did."""
 
@@ -100,6 +122,8 @@ class QuantizeResult:
     threads: int
     notes: tuple[str, ...]
     """What a user should know: changes to config.json, leftovers that were removed."""
+    losses: tuple[GroupLoss, ...] = ()
+    """What types were chosen by, if there was a budget of bits."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
@@ -121,6 +145,7 @@ class QuantizeResult:
             "source_sha256": dict(self.source_sha256),
             "notes": list(self.notes),
             "tensors": [tensor.to_json() for tensor in self.tensors],
+            "losses": [group.to_json() for group in self.losses],
         }
 
 

@@ -61,6 +61,14 @@ def quantize(
         Literal["q4", "i8", "keep"] | None,
         typer.Option("--embed", help="The embedding, which is also the head; default: as --type."),
     ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            "--bits",
+            help="At most so many bits per quantized weight, between 5 and 9: i8 for the matrices that lose "
+            "most by q4, as measured, and q4 for the others.",
+        ),
+    ] = None,
     calibrate: Annotated[
         list[Path] | None,
         typer.Option("--calibrate", help="A UTF-8 file to calibrate on; repeatable. Default: bundled code."),
@@ -91,6 +99,7 @@ def quantize(
       cg quantize codegemma-2b ./codegemma-2b-JQ4 --jlama-runnable
       cg quantize ~/models/my-gemma ./my-gemma-i8 --type i8 --overwrite
       cg quantize codegemma-2b ./fast --method absmax
+      cg quantize codegemma-2b ./better --bits 5.5
       cg quantize codegemma-2b ./mine --calibrate app.py --calibrate util.py --scales f16
       cg quantize demo ./demo-q4 --keep norm --keep embed --json
     """
@@ -106,7 +115,7 @@ def quantize(
     options = QuantizeOptions(
         kind, tuple(keep) if keep else DEFAULT_KEEP, jlama_runnable, allow_nonfinite, overwrite, threads,
         chosen, scales or ("f32" if chosen == "absmax" else "f16"), embed, tuple(calibrate or ()),
-        calibration_tokens,
+        calibration_tokens, bits,
     )  # fmt: skip
     tell_fallback("native")  # whose encoder it is
     with output.progress() as bars:

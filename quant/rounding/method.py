@@ -18,7 +18,6 @@ __all__ = ["Calibrated", "GptqRounder", "Rounder", "SearchRounder", "new_rounder
 
 Calibrated = Literal["search", "gptq"]
 
-_DAMPING = 0.01  # of the mean, added to what every column's error costs: as in GPTQ
 _DRIFT = 0.75  # how much of the drift is made up for: all of it would fit the calibration text too closely
 
 
@@ -50,7 +49,8 @@ class SearchRounder:
 
     uses_drift = False
 
-    def __init__(self, cols: int) -> None:
+    def __init__(self, cols: int, damping: float) -> None:
+        self._damping = damping
         self._squares = np.zeros(cols, np.float64)
         self._importance = np.ones(cols, np.float64)
 
@@ -60,7 +60,7 @@ class SearchRounder:
     def prepare(self, workers: Workers) -> None:
         mean = float(self._squares.mean())
         if mean > 0:  # else inputs are always zero: any rounding is as good
-            self._importance = self._squares / mean + _DAMPING
+            self._importance = self._squares / mean + self._damping
 
     def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
         return search(weight, self._importance, fit)
@@ -75,7 +75,8 @@ class GptqRounder:
 
     uses_drift = True
 
-    def __init__(self, cols: int) -> None:
+    def __init__(self, cols: int, damping: float) -> None:
+        self._damping = damping
         self._products = np.zeros((cols, cols), np.float32)
         self._order: NDArray[np.intp] = np.arange(cols)
 
@@ -87,7 +88,7 @@ class GptqRounder:
         self._order = block_order(self._products.diagonal())
         mirror(self._products, upper_to_lower=True)
         self._products = self._products[np.ix_(self._order, self._order)]
-        factorize(self._products, _DAMPING, workers)
+        factorize(self._products, self._damping, workers)
 
     def round(self, weight: Floats, drift: Floats | None, fit: Fitter) -> tuple[NDArray[np.int8], Floats]:
         aim = weight[:, self._order]
@@ -98,6 +99,9 @@ class GptqRounder:
         return gptq(aim, self._products, self._order, fit)
 
 
-def new_rounder(method: Calibrated, cols: int) -> Rounder:
-    """Of matrices with ``cols`` columns."""
-    return SearchRounder(cols) if method == "search" else GptqRounder(cols)
+def new_rounder(method: Calibrated, cols: int, damping: float) -> Rounder:
+    """Of matrices with ``cols`` columns.
+
+    ``damping`` times the columns' mean square is added to what an error costs, in every column.
+    """
+    return SearchRounder(cols, damping) if method == "search" else GptqRounder(cols, damping)

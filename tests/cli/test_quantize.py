@@ -202,6 +202,16 @@ def test_where_the_default_is_jlamas_own(options: tuple[str, ...], demo: Path, t
         assert checkpoint.metadata["cg.scales"] == "f32"
 
 
+def test_a_budget_of_bits(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = quantize(demo, out, "--bits", 5.5, "--method", "absmax", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert 5.3 < report["bits_per_weight"] < 5.5
+    assert {group["dtype"] for group in report["losses"]} == {"Q4", "I8"}
+    failed(quantize(demo, tmp_path / "no", "--bits", 4), 2, "4 bits per weight", "q4 takes 5 and i8 takes 9")
+
+
 def test_options_that_contradict_each_other(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     failed(

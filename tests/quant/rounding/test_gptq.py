@@ -17,6 +17,7 @@ from cg.runtime.dtypes import DType
 from cg.runtime.tensor import Floats
 
 ROWS, COLS, TOKENS = 40, 320, 600
+DAMPING = 0.01
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_each_method_costs_less_at_the_output_than_the_one_before(fit: Fitter, w
     x, unseen = inputs(), inputs(seed=2)
     errors = [output_error(restored(*search(weights(), None, fit)), unseen)]
     for method in get_args(Calibrated):
-        values = rounded(new_rounder(method, COLS), x, None, fit, workers)
+        values = rounded(new_rounder(method, COLS, DAMPING), x, None, fit, workers)
         errors.append(output_error(values, unseen))
     assert errors[1] < 0.95 * errors[0]
     assert errors[2] < 0.6 * errors[1]
@@ -74,7 +75,7 @@ def test_each_method_costs_less_at_the_output_than_the_one_before(fit: Fitter, w
 def textbook(weight: Floats, x: Floats, scales: Floats) -> Floats:
     """GPTQ as its paper has it, in float64: the inverse's Cholesky factor, one column after the other."""
     products = x.T.astype(np.float64) @ x / len(x)
-    products += 0.01 * np.mean(np.diag(products)) * np.eye(COLS)
+    products += DAMPING * np.mean(np.diag(products)) * np.eye(COLS)
     upper = np.linalg.cholesky(np.linalg.inv(products)).T
     left, values = weight.astype(np.float64), np.zeros(weight.shape)
     for j in range(COLS):
@@ -87,7 +88,7 @@ def textbook(weight: Floats, x: Floats, scales: Floats) -> Floats:
 
 def test_it_is_the_papers_algorithm_with_better_scales(fit: Fitter, workers: Workers) -> None:
     x = inputs()
-    rounder = GptqRounder(COLS)
+    rounder = GptqRounder(COLS, DAMPING)
     values = rounded(rounder, x, None, fit, workers)
     scales = rounder.round(weights(), None, fit)[1]
     with_our_scales = output_error(textbook(weights(), x, scales), x)
@@ -106,19 +107,19 @@ def test_drift_is_made_up_for(fit: Fitter, workers: Workers) -> None:
     def missed(values: Floats) -> float:
         return float(np.linalg.norm(wanted @ weights().T - x @ values.T))
 
-    without = missed(rounded(GptqRounder(COLS), x, None, fit, workers))
-    assert missed(rounded(GptqRounder(COLS), x, drift, fit, workers)) < 0.5 * without
+    without = missed(rounded(GptqRounder(COLS, DAMPING), x, None, fit, workers))
+    assert missed(rounded(GptqRounder(COLS, DAMPING), x, drift, fit, workers)) < 0.5 * without
 
 
 def test_rows_do_not_depend_on_each_other(fit: Fitter, workers: Workers) -> None:
-    rounder = GptqRounder(COLS)
+    rounder = GptqRounder(COLS, DAMPING)
     whole = rounded(rounder, inputs(), None, fit, workers)
     integers, scales = rounder.round(weights()[8:24], None, fit)
     values = restored(integers, scales)
     np.testing.assert_allclose(values, whole[8:24], rtol=1e-5)  # BLAS adds up in another order
 
 
-@pytest.mark.parametrize("rounder", [SearchRounder(COLS), GptqRounder(COLS)])
+@pytest.mark.parametrize("rounder", [SearchRounder(COLS, DAMPING), GptqRounder(COLS, DAMPING)])
 def test_inputs_that_are_always_zero(rounder: Rounder, fit: Fitter, workers: Workers) -> None:
     values = rounded(rounder, np.zeros((TOKENS, COLS), np.float32), None, fit, workers)
     assert np.linalg.norm(values - weights()) < 0.1 * np.linalg.norm(weights())
