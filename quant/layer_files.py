@@ -7,6 +7,7 @@ or not at all.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shutil
@@ -23,9 +24,15 @@ from cg.runtime.formats.safetensors import SafetensorsFile
 from cg.runtime.formats.writer import SafetensorsWriter, TensorSpec
 from cg.runtime.tensor import Floats, Tensor
 
-__all__ = ["LayerFiles"]
+__all__ = ["LayerFiles", "kept_work"]
 
 _LOSSES = "losses.json"
+
+
+def kept_work(target: Path) -> list[Path]:
+    """Folders with the work of runs to the output ``target`` that did not come to their end."""
+    target = target.resolve()
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.work-*"))
 
 
 class LayerFiles:
@@ -96,7 +103,7 @@ class LayerFiles:
     def remove(self) -> None:
         """The output is complete: forget the work for it, that of runs with other options too."""
         self.close()
-        for folder in self._target.parent.glob(f".{self._target.name}.work-*"):
+        for folder in kept_work(self._target):
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:

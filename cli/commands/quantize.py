@@ -105,6 +105,7 @@ def quantize(
     """
     from cg.quant import QuantizeOptions
     from cg.quant import quantize as run
+    from cg.quant.layer_files import kept_work
     from cg.quant.plan import DEFAULT_KEEP
     from cg.quant.provenance import identify
 
@@ -118,8 +119,13 @@ def quantize(
         calibration_tokens, bits,
     )  # fmt: skip
     tell_fallback("native")  # whose encoder it is
-    with output.progress() as bars:
-        result = run(folder, target, options, _bar(bars))
+    try:
+        with output.progress() as bars:
+            result = run(folder, target, options, _bar(bars))
+    except BaseException:  # Ctrl-C, too
+        for work in kept_work(target):
+            output.note(f"what is done is kept in {work}; the same command goes on there")
+        raise
     for message in result.notes:
         output.note(f"note: {message}")
     if json:

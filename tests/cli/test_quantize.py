@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,25 @@ def test_notes_are_told(golden: Path, tmp_path: Path) -> None:
     assert "note: config.json: eos_token_id is 1 for Jlama, was [1, 107]" in result.stderr
 
 
+def interrupt(arguments: list[object], when: Callable[[int], bool]) -> str:
+    """Run the command until ``when``, asked with its process id, and press Ctrl-C; what it says then."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cg.cli", "quantize", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not when(process.pid) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert "interrupted" in stderr
+    return stderr
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "models" / "out"
@@ -154,23 +174,26 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     (source / "config.json").write_text("{}")
     tensors = {f"w{i}": np.ones((2048, 2048), np.float16) for i in range(40)}
     save_file(tensors, source / "model.safetensors")
-    command = [sys.executable, "-m", "cg.cli", "quantize"]
-    process = subprocess.Popen(
-        [*command, str(source), str(out), "--method", "absmax", "--threads", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    interrupt(
+        [source, out, "--method", "absmax", "--threads", 1],
+        lambda pid: (out.parent / f".out.partial-{pid}" / "model.safetensors").exists(),
     )
-    partial = out.parent / f".out.partial-{process.pid}" / "model.safetensors"
-    deadline = time.monotonic() + 60
-    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert "interrupted" in stderr
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
+def test_ctrl_c_keeps_what_took_long(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stderr = interrupt(
+        [demo, out, "--calibration-tokens", 2048],
+        lambda _: any(tmp_path.glob(".out.work-*/layer-1-*.safetensors")),
+    )
+    (work,) = tmp_path.iterdir()
+    assert f"what is done is kept in {work}" in stderr.replace("\n", " ")
+    again = quantize(demo, out, "--method", "gptq", "--calibration-tokens", 2048)
+    assert again.exit_code == 0, again.output
+    assert "going on where an earlier run" in again.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_encoder_that_fails_its_self_test_is_told(failing_isa: str, golden: Path, tmp_path: Path) -> None:
