@@ -76,21 +76,21 @@ def quantize(
             config = json_bytes(changed) if notes else config
         origin = identify(source)
         calibration = calibrate(checkpoint, options) if options.is_calibrated else None
-        with StagedFolder(out, overwrite=options.overwrite) as staged, output_errors(staged.target):
-            staged.check_space(
-                _model_bytes(checkpoint, plan, calibration, options)
-                + len(config)
-                + _CARD_BYTES
-                + sum(file.stat().st_size for file in companions)
-            )
-            with work_files(checkpoint, calibration, options, staged.target, staged.notes.append) as files:
-                report = _Reporter(progress)
-                written = _write_model(checkpoint, plan, calibration, options, staged.path, files, report)
-                write_file(staged.path / CONFIG_NAME, config)
-                copy_companions(companions, staged.path)
-                card = model_card(origin, options, written.totals, written.checksums, front_matter(source))
-                write_file(staged.path / "README.md", card.encode())
-                staged.commit()
+        with (
+            StagedFolder(out, overwrite=options.overwrite) as staged,
+            output_errors(staged.target),
+            work_files(checkpoint, calibration, options, staged.target, staged.notes.append) as files,
+        ):
+            needed = _model_bytes(checkpoint, plan, calibration, options) + len(config) + _CARD_BYTES
+            needed += sum(file.stat().st_size for file in companions)
+            staged.check_space(needed - (files.nbytes if files else 0))
+            report = _Reporter(progress)
+            written = _write_model(checkpoint, plan, calibration, options, staged.path, files, report)
+            write_file(staged.path / CONFIG_NAME, config)
+            copy_companions(companions, staged.path)
+            card = model_card(origin, options, written.totals, written.checksums, front_matter(source))
+            write_file(staged.path / "README.md", card.encode())
+            staged.commit()
         return QuantizeResult(
             staged.target,
             written.tensors,

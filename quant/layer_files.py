@@ -10,8 +10,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class LayerFiles:
         self.folder = target.with_name(f".{target.name}.work-{digest}")
         self.folder.mkdir(exist_ok=True)
         prune((), self.folder, most=0)
+        self.nbytes = sum(file.stat().st_size for file in self.folder.iterdir())
+        """Of what an earlier run left."""
         self.resumed = any(self.folder.iterdir())
         self._open: list[SafetensorsFile] = []
 
@@ -57,13 +60,18 @@ class LayerFiles:
         states: Floats = np.load(self._hidden(model, layer), mmap_mode="r")
         return states
 
-    @contextmanager
-    def new_hidden(self, model: str, layer: int, shape: tuple[int, ...]) -> Iterator[Floats]:
-        """Room for the hidden states that a layer reads; what was kept for the layer before it goes."""
-        with replacing(self._hidden(model, layer)) as partial:
-            states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-            yield states
-            states.flush()
+    def keep_hidden(self, model: str, layer: int, shape: tuple[int, ...], states: Iterable[Floats]) -> None:
+        """Keep the hidden states that a layer reads, row by row; what was kept for the layer before it goes.
+
+        They are written, not mapped: on a full disk that is an error and not the process's end.
+        """
+        header = {"descr": np.dtype("<f4").str, "fortran_order": False, "shape": shape}
+        with replacing(self._hidden(model, layer)) as partial, partial.open("xb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for row in states:
+                file.write(np.ascontiguousarray(row, "<f4").data)
+            file.flush()
+            os.fsync(file.fileno())
         with suppress(FileNotFoundError):
             self._hidden(model, layer - 1).unlink()
 

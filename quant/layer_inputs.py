@@ -72,9 +72,7 @@ class LayerInputs:
 
     def _keep(self, layer: int, states: Iterator[Floats]) -> None:
         shape = (*self._rows.shape, self.model.config.hidden_size)
-        with self._files.new_hidden(self._name, layer, shape) as kept:
-            for row, state in enumerate(states):
-                kept[row] = state
+        self._files.keep_hidden(self._name, layer, shape, states)
 
 
 class _CaughtInputError(Exception):

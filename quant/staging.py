@@ -201,7 +201,8 @@ def output_errors(target: Path) -> Iterator[None]:
         reason = e.strerror or str(e)
         if e.errno in _FULL:
             raise DiskFullError(
-                f"the disk ran full while writing {target}", hint="nothing was left behind; free some room"
+                f"the disk ran full while writing {target}",
+                hint="free some room; no part of the output was left behind",
             ) from e
         hint = "the file system cannot hold a file of this size" if e.errno == errno.EFBIG else None
         where = f" ({e.filename})" if e.filename else ""

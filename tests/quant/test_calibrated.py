@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from cg.runtime.dtypes import DType
 from cg.runtime.errors import (
     CalibrationOverlapError,
     CheckpointError,
+    DiskFullError,
     NonFiniteError,
     TokenizerError,
     UsageError,
@@ -86,6 +91,35 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(demo: Path, gptq: Path,
     assert any("going on where an earlier run" in note for note in result.notes)
     assert (out / SINGLE_NAME).read_bytes() == (gptq / SINGLE_NAME).read_bytes()
     assert not work_folders(tmp_path)
+
+
+def test_a_full_disk_is_told_and_costs_nothing(
+    demo: Path, gptq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While hidden states are written, and then before the next run begins, which needs so much less."""
+    with monkeypatch.context() as patch:
+        room = iter([None] * 12)
+
+        def fsync(_: int) -> None:
+            if next(room, "none") == "none":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(DiskFullError, match="the disk ran full"):
+            quantize(demo, tmp_path / "out", GPTQ)
+    (work,) = work_folders(tmp_path)
+    kept = sum(file.stat().st_size for file in work.iterdir())
+    assert kept > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        needed = []
+        for name in ("out", "other"):
+            with pytest.raises(DiskFullError, match="0 free") as caught:
+                quantize(demo, tmp_path / name, GPTQ)
+            needed.append(int(re.findall(r"needs ([\d,]+) bytes", str(caught.value))[0].replace(",", "")))
+    assert needed[1] - needed[0] == kept
+    quantize(demo, tmp_path / "out", GPTQ)
+    assert (tmp_path / "out" / SINGLE_NAME).read_bytes() == (gptq / SINGLE_NAME).read_bytes()
 
 
 def test_other_options_do_not_take_over_the_work(demo: Path, gptq: Path, tmp_path: Path) -> None:
