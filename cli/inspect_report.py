@@ -15,7 +15,7 @@ from cg.cli.output import format_size
 from cg.runtime import ops
 from cg.runtime.config import GemmaConfig
 from cg.runtime.errors import CgError
-from cg.runtime.formats.summary import DtypeSummary, provenance, summarize
+from cg.runtime.formats.summary import DtypeSummary, brief, provenance, summarize
 from cg.runtime.optimized import SWITCH, OptimizedScales
 from cg.runtime.tensor import Tensor
 
@@ -118,7 +118,7 @@ def model_lines(described: Mapping[str, Any]) -> list[str]:
     if (line := _optimized_line(described)) is not None:
         lines.append(line)
     for title in ("provenance", "metadata"):
-        lines += [f"{title} {_plain(k)}: {_plain(v)}" for k, v in described[title].items()]
+        lines += [f"{title} {_plain(k)}: {_plain(brief(v))}" for k, v in described[title].items()]
     return lines
 
 

@@ -14,6 +14,7 @@ from cg.quant.report import TensorReport
 from cg.quant.report_page import Block, Page
 from cg.quant.report_plots import layer_plot, layer_table, percentile_plot
 from cg.quant.verification import Thresholds, Verification
+from cg.runtime.formats.summary import brief
 
 __all__ = ["verification_page"]
 
@@ -152,4 +153,4 @@ def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _pairs(provenance: dict[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in provenance.items())
+    return ", ".join(f"{key} {brief(value)}" for key, value in provenance.items())

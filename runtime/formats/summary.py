@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from cg.runtime.dtypes import DType
 from cg.runtime.tensor import Tensor
 
-__all__ = ["DtypeSummary", "provenance", "summarize"]
+__all__ = ["DtypeSummary", "brief", "provenance", "summarize"]
 
 _PROVENANCE = "cg."
+_BRIEF = 400  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ def summarize(tensors: Iterable[Tensor]) -> tuple[tuple[DtypeSummary, ...], Dtyp
 def provenance(metadata: Mapping[str, str]) -> dict[str, str]:
     """What ``cg quantize`` wrote about a file's origin, without the ``cg.`` in front."""
     return {k.removeprefix(_PROVENANCE): v for k, v in metadata.items() if k.startswith(_PROVENANCE)}
+
+
+def brief(value: str) -> str:
+    """A value of a header for people to read: of a long one, the beginning."""
+    return value if len(value) <= _BRIEF else f"{value[:_BRIEF]}... ({len(value):,} characters)"
 
 
 def _line(name: str, tensors: list[Tensor]) -> DtypeSummary:

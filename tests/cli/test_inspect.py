@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
@@ -47,6 +48,17 @@ def test_a_quantized_model(golden: Path, tmp_path: Path) -> None:
         "5.00",
     ):
         assert part in text
+
+
+def test_a_long_value_of_the_header_is_cut_for_reading(tmp_path: Path) -> None:
+    sketch = "Ab0+" * 8000
+    file = tmp_path / "model.safetensors"
+    save_file({"w": np.zeros((2, 32), np.float32)}, file, {"cg.calibration_sketch": sketch})
+    text = inspect(file).stdout
+    assert "provenance calibration_sketch: Ab0+" in text
+    assert "(32,000 characters)" in " ".join(text.split())
+    assert len(text) < 3000
+    assert as_json(file)["model"]["provenance"]["calibration_sketch"] == sketch
 
 
 def test_jlamas_own_files(golden: Path) -> None:
