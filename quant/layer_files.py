@@ -1,7 +1,7 @@
 """What a calibrated quantization has done so far, on disk: a killed run goes on where it stopped.
 
 A folder beside the output, named after a hash of everything that the result depends on, holds the blocks of
-every group of matrices that is done, and the hidden states that the next layer reads. Files appear complete
+every group of matrices that is done, and the hidden states that the next one needs. Files appear complete
 or not at all.
 """
 
@@ -51,29 +51,29 @@ class LayerFiles:
         self.resumed = any(self.folder.iterdir())
         self._open: list[SafetensorsFile] = []
 
-    def has_hidden(self, model: str, layer: int) -> bool:
-        """Whether the hidden states that a model's layer reads are known."""
-        return self._hidden(model, layer).exists()
+    def has_hidden(self, model: str, place: int) -> bool:
+        """Whether a model's hidden states at a place are kept."""
+        return self._hidden(model, place).exists()
 
-    def hidden(self, model: str, layer: int) -> Floats:
+    def hidden(self, model: str, place: int) -> Floats:
         """They, ``[rows, context, hidden_size]``, mapped."""
-        states: Floats = np.load(self._hidden(model, layer), mmap_mode="r")
+        states: Floats = np.load(self._hidden(model, place), mmap_mode="r")
         return states
 
-    def keep_hidden(self, model: str, layer: int, shape: tuple[int, ...], states: Iterable[Floats]) -> None:
-        """Keep the hidden states that a layer reads, row by row; what was kept for the layer before it goes.
+    def keep_hidden(self, model: str, place: int, shape: tuple[int, ...], states: Iterable[Floats]) -> None:
+        """Keep hidden states, row by row; those at the place before go.
 
         They are written, not mapped: on a full disk that is an error and not the process's end.
         """
         header = {"descr": np.dtype("<f4").str, "fortran_order": False, "shape": shape}
-        with replacing(self._hidden(model, layer)) as partial, partial.open("xb") as file:
+        with replacing(self._hidden(model, place)) as partial, partial.open("xb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for row in states:
                 file.write(np.ascontiguousarray(row, "<f4").data)
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            self._hidden(model, layer - 1).unlink()
+            self._hidden(model, place - 1).unlink()
 
     def group(self, label: str, specs: Sequence[TensorSpec]) -> Mapping[str, Tensor] | None:
         """The tensors of a group of matrices, mapped, if it is done."""
@@ -122,8 +122,8 @@ class LayerFiles:
         with suppress(OSError):
             self.folder.rmdir()
 
-    def _hidden(self, model: str, layer: int) -> Path:
-        return self.folder / f"hidden-{model}-{layer}.npy"
+    def _hidden(self, model: str, place: int) -> Path:
+        return self.folder / f"hidden-{model}-{place}.npy"
 
     def _group(self, label: str) -> Path:
         return self.folder / f"{label.replace(' ', '-').replace(',', '')}.safetensors"

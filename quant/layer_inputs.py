@@ -20,7 +20,7 @@ __all__ = ["LayerInputs"]
 
 
 class LayerInputs:
-    """Rows of tokens in one model. Hidden states lie in files; what is before a layer is computed once."""
+    """Rows of tokens in one model. Hidden states lie in files; each half of a layer starts from them."""
 
     def __init__(self, name: str, model: Gemma, rows: NDArray[np.int32], files: LayerFiles) -> None:
         """``name`` tells the files of several models apart. The model's operations are replaced."""
@@ -31,20 +31,17 @@ class LayerInputs:
 
     def begin(self) -> None:
         """Embed the rows, unless an earlier run came past that."""
-        layers = range(len(self.model.layers) + 1)
-        if not any(self._files.has_hidden(self._name, i) for i in layers):
+        if self._place() is None:
             self._keep(0, (self.model.embed(row) for row in self._rows))
 
-    def is_past(self, layer: int) -> bool:
-        """Whether the hidden states that ``layer`` reads are gone, as those of a later one are known."""
-        layers = range(layer + 1, len(self.model.layers) + 1)
-        return any(self._files.has_hidden(self._name, i) for i in layers)
+    def is_past(self, layer: int, matrix: str) -> bool:
+        """Whether what ``matrix`` reads cannot be computed any more: only later hidden states are kept."""
+        place = self._place()
+        return place is not None and place > _place_before(layer, matrix)
 
     def advance(self, layer: int) -> None:
         """Compute what the layer after ``layer`` reads, unless an earlier run did."""
-        if not self.is_past(layer):
-            states = self._files.hidden(self._name, layer)
-            self._keep(layer + 1, (self.model.layer(layer, x, PassageStore(), 0) for x in states))
+        self._advance_to(2 * (layer + 1))
 
     def of(self, layer: int, matrix: str) -> Iterator[Floats]:
         """What a matrix reads, row by row ``[context, cols]``; the layer is run no further than there.
@@ -54,13 +51,12 @@ class LayerInputs:
         Raises:
             NonFiniteError: the model computes NaN or infinity.
         """
-        for x in self._files.hidden(self._name, layer):
+        place = _place_before(layer, matrix)
+        self._advance_to(place)
+        for x in self._files.hidden(self._name, place):
             self._catcher.watched = matrix
             try:
-                if layer < len(self.model.layers):
-                    self.model.layer(layer, x, PassageStore(), 0)
-                else:
-                    self.model.logits(x)
+                self._step(place, x)
             except _CaughtInputError as caught:
                 if not np.isfinite(caught.x).all():
                     raise NonFiniteError(
@@ -70,9 +66,35 @@ class LayerInputs:
             finally:
                 self._catcher.watched = ""
 
-    def _keep(self, layer: int, states: Iterator[Floats]) -> None:
+    def _place(self) -> int | None:
+        """How far the kept hidden states are; None before the beginning."""
+        places = range(2 * len(self.model.layers), -1, -1)
+        return next((place for place in places if self._files.has_hidden(self._name, place)), None)
+
+    def _advance_to(self, place: int) -> None:
+        at = self._place()
+        assert at is not None  # it has begun
+        for here in range(at, place):
+            states = self._files.hidden(self._name, here)
+            self._keep(here + 1, (self._step(here, x) for x in states))
+
+    def _step(self, place: int, x: Floats) -> Floats:
+        """What comes after a place: half a layer, or after the last one the output head."""
+        layer, in_the_middle = divmod(place, 2)
+        if layer == len(self.model.layers):
+            return self.model.logits(x)
+        if in_the_middle:
+            return self.model.feed_forward(layer, x)
+        return self.model.attend(layer, x, PassageStore(), 0)
+
+    def _keep(self, place: int, states: Iterator[Floats]) -> None:
         shape = (*self._rows.shape, self.model.config.hidden_size)
-        self._files.keep_hidden(self._name, layer, shape, states)
+        self._files.keep_hidden(self._name, place, shape, states)
+
+
+def _place_before(layer: int, matrix: str) -> int:
+    """Places are counted in half layers: before the attention of a layer 2 n, before its MLP 2 n + 1."""
+    return 2 * layer + (".mlp." in matrix)
 
 
 class _CaughtInputError(Exception):

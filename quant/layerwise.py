@@ -81,8 +81,9 @@ class LayerwiseQuantizer:
         self._fitters = {dtype: Fitter(Levels.of(dtype), half=half) for dtype in (DType.Q4, DType.I8)}
         self._groups = list(self._plan(planned))
         layers = len(self._model.layers)
-        layer = sum(planned[name].source.size for _, names in layer_groups(0, layers) for name in names)
-        self._layer_cost = work.pass_cost(layer, both=self._drifts)
+        names = [name for _, group in layer_groups(0, layers) for name in group if ".mlp." in name]
+        mlp = sum(planned[name].source.size for name in names)
+        self._layer_cost = work.pass_cost(mlp, both=self._drifts)
         work.plan(self._layer_cost * layers)
         for group in self._groups:
             work.plan(group.reach + group.cost)
@@ -116,7 +117,7 @@ class LayerwiseQuantizer:
         tensors = self._files.group(group.label, specs)
         self._work.begin(f"{group.label}: inputs")
         if tensors is None:
-            if self._quantized.is_past(group.layer):
+            if self._quantized.is_past(group.layer, group.planned[0].source.name):
                 raise OutputError(f"{self._files.folder} is damaged", hint="remove it and run again")
             rounder, drifts = self._measure(group)
             self._work.add(group.reach)
@@ -192,7 +193,8 @@ class LayerwiseQuantizer:
             before = 0
             for label, names in layer_groups(layer, layers):
                 yield from self._group(label, layer, names, planned, before)
-                before += sum(planned[name].source.size for name in names)
+                size = sum(planned[name].source.size for name in names)
+                before = size if ".mlp." in names[0] else before + size  # from the middle on
         yield from self._group("output head", layers, [self._model.lm_head.name], planned, 0)
 
     def _group(

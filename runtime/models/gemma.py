@@ -93,6 +93,12 @@ class Gemma:
 
         With ``last_only`` just the last token's output: its neighbours need no more than keys and values.
         """
+        return self.feed_forward(i, self.attend(i, x, cache, position, last_only=last_only))
+
+    def attend(
+        self, i: int, x: Floats, cache: LayerStore, position: int, *, last_only: bool = False
+    ) -> Floats:
+        """The first half of layer ``i``: attention, added to what it reads."""
         ops, w, eps = self.ops, self.layers[i], self.config.rms_norm_eps
         head_dim, theta = self.config.head_dim, self.config.rope_theta
 
@@ -110,8 +116,11 @@ class Gemma:
         ops.rope(q, position + first, theta)
         keys, values = cache.store(i, position, k, v)
         h = ops.attention(q, keys, values, position + first, head_dim**-0.5)
-        x = ops.matmul(h, w.o_proj, residual=x)
+        return ops.matmul(h, w.o_proj, residual=x)
 
+    def feed_forward(self, i: int, x: Floats) -> Floats:
+        """The second half of layer ``i``: its MLP, added to what it reads."""
+        ops, w, eps = self.ops, self.layers[i], self.config.rms_norm_eps
         h = ops.norm_geglu(x, w.post_attention_layernorm, eps, w.gate_proj, w.up_proj)  # [T, intermediate]
         return ops.matmul(h, w.down_proj, residual=x)
 
