@@ -28,7 +28,8 @@ class LayerWork:
     def group_cost(self, rows: int, cols: int, *, gptq: bool, drift: bool) -> float:
         """Of measuring the inputs of ``rows x cols`` weights and rounding them."""
         products = cols**2 * (self._tokens / 2 + cols / 6 + rows / 2) if gptq else self._tokens * cols
-        drifts = rows * cols * (2 * self._tokens + cols) if drift else 0
+        sums = min(2 * rows * self._tokens, cols * (self._tokens + rows))  # apart or joint
+        drifts = cols * (sums + rows * cols) if drift else 0
         return products + drifts + _FIT * rows * cols
 
     def plan(self, cost: float) -> None:

@@ -20,6 +20,7 @@ from cg.quant.layer_files import LayerFiles
 from cg.quant.layer_inputs import LayerInputs
 from cg.quant.layer_work import LayerWork
 from cg.quant.plan import PlannedTensor
+from cg.quant.rounding.drift import Drift
 from cg.quant.rounding.fit import Fitter, Levels
 from cg.quant.rounding.method import Calibrated, Rounder, new_rounder
 from cg.quant.rounding.workers import Workers
@@ -28,7 +29,7 @@ from cg.runtime.dtypes import DType
 from cg.runtime.errors import NonFiniteError, OutputError
 from cg.runtime.formats.jlama import SCALES_SUFFIX
 from cg.runtime.formats.writer import SafetensorsWriter
-from cg.runtime.tensor import Floats, Tensor
+from cg.runtime.tensor import Tensor
 
 __all__ = ["LayerwiseQuantizer"]
 
@@ -36,7 +37,6 @@ _DAMPING = 0.01  # as in GPTQ
 _EMBEDDING_DAMPING = 0.3  # its rows are the first layer's inputs too, where every column's error costs alike
 
 _SLAB_ELEMENTS = 8 << 20  # of a weight that a thread rounds at a time: 32 MB as floats, several times
-_ROWS = 1024  # of a sum of products that a thread adds to at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,12 @@ class LayerwiseQuantizer:
         if tensors is None:
             if self._quantized.is_past(group.layer, group.planned[0].source.name):
                 raise OutputError(f"{self._files.folder} is damaged", hint="remove it and run again")
-            rounder, drifts = self._measure(group)
+            rounder, drift = self._measure(group)
             self._work.add(group.reach)
             self._work.begin(f"{group.label}: rounding")
             with self._files.new_group(group.label, specs) as writer:
                 for planned in group.planned:
-                    self._round(planned, rounder, drifts.get(planned.source.name), writer)
+                    self._round(planned, rounder, drift, writer)
             tensors = self._files.group(group.label, specs)
             assert tensors is not None  # it was just written
         else:
@@ -135,39 +135,30 @@ class LayerwiseQuantizer:
             self._model.layers[group.layer] = replace(self._model.layers[group.layer], **parts)
         return tensors
 
-    def _measure(self, group: _Group) -> tuple[Rounder, dict[str, Floats]]:
-        """What a group's matrices read, and how that has drifted, by matrix ``[rows, cols]``.
+    def _measure(self, group: _Group) -> tuple[Rounder, Drift | None]:
+        """What a group's matrices read, and how that has drifted.
 
         The head's drift is left alone: it is the embedding as well.
         """
         first = group.planned[0].source
-        tied = group.layer == len(self._model.layers) and self._model.lm_head is self._model.embed_tokens
+        head = group.layer == len(self._model.layers)
+        tied = head and self._model.lm_head is self._model.embed_tokens
         rounder = new_rounder(self._method, first.cols, _EMBEDDING_DAMPING if tied else _DAMPING)
+        drift = None
         inputs = self._quantized.of(group.layer, first.name)
-        if not self._drifts or group.layer == len(self._model.layers):
+        if not self._drifts or head:
             for x in inputs:
                 rounder.measure(x, self._workers)
-            rounder.prepare(self._workers)
-            return rounder, {}
-        drifts = {p.source.name: np.zeros(p.source.shape, np.float32) for p in group.planned}
-        for x, wanted in zip(inputs, self._original.of(group.layer, first.name), strict=True):
-            rounder.measure(x, self._workers)
-            for planned in group.planned:
-                missing = self._original.ops.matmul(wanted - x, planned.source)
-                self._add_product(drifts[planned.source.name], missing, x)
+        else:
+            drift = Drift([p.source for p in group.planned], self._original.ops, self._workers)
+            for x, wanted in zip(inputs, self._original.of(group.layer, first.name), strict=True):
+                rounder.measure(x, self._workers)
+                drift.add(wanted, x)
         rounder.prepare(self._workers)
-        return rounder, drifts
-
-    def _add_product(self, sums: Floats, y: Floats, x: Floats) -> None:
-        """Add ``yᵀ x``."""
-
-        def add(start: int) -> None:
-            sums[start : start + _ROWS] += y[:, start : start + _ROWS].T @ x
-
-        self._workers.each(add, range(0, len(sums), _ROWS))
+        return rounder, drift
 
     def _round(
-        self, planned: PlannedTensor, rounder: Rounder, drift: Floats | None, writer: SafetensorsWriter
+        self, planned: PlannedTensor, rounder: Rounder, drift: Drift | None, writer: SafetensorsWriter
     ) -> None:
         """Round a matrix and write it: every thread has a slab of rows at a time."""
         source, dtype = planned.source, planned.target.dtype
@@ -179,7 +170,7 @@ class LayerwiseQuantizer:
             if not np.isfinite(weight).all():
                 stop = start + len(weight)
                 raise NonFiniteError(f"{source.name}: NaN or infinity in rows {start} to {stop - 1}")
-            part = None if drift is None else drift[start : start + step]
+            part = None if drift is None else drift.of(source.name, start, weight)
             integers, scales = rounder.round(weight, part, self._fitters[dtype])
             with writing:
                 writer.write(source.name, start * source.cols * dtype.bits // 8, pack(integers, dtype))

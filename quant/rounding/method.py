@@ -24,9 +24,6 @@ _DRIFT = 0.75  # how much of the drift is made up for: all of it would fit the c
 class Rounder(Protocol):
     """Measures the inputs of matrices that read the same, then rounds those matrices."""
 
-    uses_drift: bool
-    """Whether rounding wants to know how far inputs are from those of the original model."""
-
     def measure(self, x: Floats, workers: Workers) -> None:
         """Add inputs ``[T, cols]``."""
         ...
@@ -46,8 +43,6 @@ class Rounder(Protocol):
 
 class SearchRounder:
     """Searches scales by squared error, weighted by the mean square of each column's inputs."""
-
-    uses_drift = False
 
     def __init__(self, cols: int, damping: float) -> None:
         self._damping = damping
@@ -72,8 +67,6 @@ class GptqRounder:
     With ``W' = W + W (x - x') x'ᵀ (x' x'ᵀ)⁻¹`` in place of ``W`` the outputs would be as near as they can be.
     Source: GPTAQ (Li et al., arXiv 2504.02692); here three quarters of that correction are applied.
     """
-
-    uses_drift = True
 
     def __init__(self, cols: int, damping: float) -> None:
         self._damping = damping
