@@ -58,7 +58,7 @@ struct Context::Team {
 struct Context::Prepared {
   const float* x;
   QuantizedTokens quantized[kElementFormats];  // by what the weights' elements are
-  bool few;
+  bool few, few_int8;  // whether they are for row products: of any kind, or those with int8 activations
 };
 
 Context::Context(const Kernels& kernels, int threads)
@@ -84,8 +84,8 @@ int64_t Context::embed(const Matrix& table, const int32_t* ids, int64_t tokens, 
 
 Context::Prepared Context::prepare(const Input& in, const bool* formats) {
   Team& team = *team_;
-  Prepared prepared{in.x, {}, in.tokens <= kFewTokens};
-  const Layout layout = prepared.few ? Layout::rows : Layout::panels;
+  Prepared prepared{in.x, {}, in.tokens <= kFewTokens, in.tokens <= kernels_.few_tokens};
+  const Layout layout = prepared.few_int8 ? Layout::rows : Layout::panels;
   bool floats = false, quantized = false;
   for (int i = 0; i < kFormats; i++) {
     const auto format = static_cast<Format>(i);
@@ -147,7 +147,7 @@ void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& 
   ProductArgs args{weight, prepared.x, {}, in.tokens, y, residual, y_stride, first_row, nullptr};
   if (int8) args.quantized = prepared.quantized[static_cast<size_t>(elements_of(weight.format))];
   const Products& products = int8 ? kernels_.int8_products[format] : kernels_.f32_products[format];
-  if (prepared.few) return products.rows(args, begin, end);
+  if (prepared.few || (int8 && prepared.few_int8)) return products.rows(args, begin, end);
   const int64_t bytes = (int8 ? kernels_.int8_scratch_bytes : kernels_.f32_scratch_bytes)(in.cols, in.tokens);
   args.scratch = team_->of_thread[static_cast<size_t>(thread)].panel.get<uint8_t>(bytes);
   products.panels(args, begin, end);
@@ -158,7 +158,7 @@ void Context::products(const Input& in, const Output* outputs, int count, const 
   bool formats[kFormats] = {};
   for (int i = 0; i < count; i++) formats[static_cast<size_t>(outputs[i].weight.format)] = true;
   const Prepared prepared = prepare(in, formats);
-  Shares shares(prepared.few ? 1 : kernels_.panel_rows);
+  Shares shares(prepared.few ? kRowUnit : kernels_.panel_rows);
   for (int i = 0; i < count; i++) shares.add(outputs[i].weight);
   auto piece = [&](int64_t i, int thread) {
     shares.each(i, [&](int which, int64_t begin, int64_t end) {
@@ -175,7 +175,7 @@ void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& u
   formats[static_cast<size_t>(gate.format)] = formats[static_cast<size_t>(up.format)] = true;
   const Prepared prepared = prepare(in, formats);
   const int64_t step = prepared.few ? kGateRows : kernels_.panel_rows;
-  Shares shares(prepared.few ? 1 : kernels_.panel_rows);
+  Shares shares(prepared.few ? kRowUnit : kernels_.panel_rows);
   shares.add(gate);
   auto piece = [&](int64_t i, int thread) {
     Team::OfThread& own = team_->of_thread[static_cast<size_t>(thread)];

@@ -11,8 +11,11 @@ namespace cg {
 constexpr int64_t kBlock = 32;
 // Blocks handled per step of a row product.
 constexpr int64_t kBlockGroup = 8;
-// Most tokens that a row product takes; more go through panels, which cost less per token but unpack first.
+// Most tokens that a row product takes (with int8 activations an instruction set may take more); more go
+// through panels, which cost less per token but unpack first.
 constexpr int64_t kFewTokens = 16;
+// Ranges of a row product should begin at a multiple of it.
+constexpr int64_t kRowUnit = 8;
 // Most tokens that an instruction set wants side by side.
 constexpr int64_t kMostTokens = 16;
 // Query rows that share one pass over keys and values.
@@ -82,7 +85,7 @@ struct ProductArgs {
 using Product = void (*)(const ProductArgs& args, int64_t begin, int64_t end);
 
 struct Products {
-  Product rows;    // 1 to kFewTokens tokens: weights are read once, straight from the file's layout
+  Product rows;    // few tokens: weights are read once, straight from the file's layout
   Product panels;  // many tokens: rows are unpacked a panel at a time
 };
 
@@ -127,6 +130,7 @@ struct FitArgs {
 struct Kernels {
   const char* isa;
   int64_t panel_rows;    // ranges of a panel product should begin at a multiple of it
+  int64_t few_tokens;    // most tokens of a row product with int8 activations, at least kFewTokens
   int64_t float_tokens;  // activations as floats for panels need room for a multiple of it
   Products f32_products[kFormats];
   Products int8_products[kBlockFormats];

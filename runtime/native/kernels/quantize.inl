@@ -14,6 +14,21 @@ struct TokenGroup {
   int32_t offsets[kBlockGroup];
 };
 
+// The same as tiles want it: in each half of a group the first 16 columns of its four blocks, then the last;
+// scales and offsets in the blocks' order.
+struct TileGroup {
+  int8_t values[2][2][kBlockGroup / 2 * 16];
+  float scales[2][kBlockGroup / 2];
+  int32_t offsets[2][kBlockGroup / 2];
+};
+
+// From how many tokens on tiles pay, and up to how many rows or tiles do.
+#if defined(CG_TILES)
+constexpr int64_t kTileTokens = 2, kFewTokensInt8 = 64;
+#else
+constexpr int64_t kTileTokens = kFewTokens + 1, kFewTokensInt8 = kFewTokens;
+#endif
+
 // A block of kPanelTokens tokens, as panel products want it: [tokens / kPanelTokens, blocks], the blocks in
 // the order of PanelOrder. `values` are [8, kPanelTokens, 4 columns].
 struct TokenBlock {
@@ -24,8 +39,10 @@ struct TokenBlock {
 
 int64_t quantized_bytes(Layout layout, int64_t cols, int64_t tokens) {
   const int64_t blocks = cols / kBlock;
-  if (layout == Layout::rows)
-    return (blocks + kBlockGroup - 1) / kBlockGroup * tokens * (int64_t)sizeof(TokenGroup);
+  if (layout == Layout::rows) {
+    const size_t group = tokens < kTileTokens ? sizeof(TokenGroup) : sizeof(TileGroup);
+    return (blocks + kBlockGroup - 1) / kBlockGroup * tokens * (int64_t)group;
+  }
   return (tokens + kPanelTokens - 1) / kPanelTokens * blocks * (int64_t)sizeof(TokenBlock);
 }
 
@@ -69,6 +86,22 @@ void quantize_token(Format format, Layout layout, const float* x, int64_t cols, 
       int8_t block[kBlock];
       one.offsets[place] = -zero_point * quantize_block(x + b * kBlock, block, one.scales + place);
       spread_block(block, one.values + place * 4);
+    }
+    return;
+  }
+  if (out.tokens >= kTileTokens) {
+    for (int64_t first = 0; first < blocks; first += kBlockGroup) {
+      TileGroup& group = static_cast<TileGroup*>(out.data)[first / kBlockGroup * out.tokens + token];
+      for (int64_t i = 0; i < kBlockGroup; i++) {
+        int8_t block[kBlock] = {};
+        float scale = 0.0f;
+        const int32_t total =
+            first + i < blocks ? quantize_block(x + (first + i) * kBlock, block, &scale) : 0;
+        const int64_t half = i / (kBlockGroup / 2), place = i % (kBlockGroup / 2);
+        for (int64_t k = 0; k < 2; k++) memcpy(group.values[half][k] + place * 16, block + k * 16, 16);
+        group.scales[half][place] = scale;
+        group.offsets[half][place] = -zero_point * total;
+      }
     }
     return;
   }

@@ -12,6 +12,10 @@
 #include "kernels/encode.inl"
 #include "kernels/fit.inl"
 #include "kernels/rows_f32.inl"
+//
+#if defined(CG_TILES)
+#include "kernels/tiles_int8.inl"
+#endif
 #include "kernels/rows_int8.inl"
 //
 #include "kernels/panels_int8.inl"
@@ -26,6 +30,7 @@ namespace cg {
 const Kernels CG_JOIN(kernels_, CG_ISA) = {
     CG_ISA_NAME,
     kPassRows,
+    kFewTokensInt8,
     kFloatTokens,
     {{rows_f32<Format::q4>, panels_f32<Format::q4>},
      {rows_f32<Format::i8>, panels_f32<Format::i8>},

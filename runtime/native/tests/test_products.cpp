@@ -199,23 +199,24 @@ int main() {
       for (int int8 = 0; int8 <= blocked; int8++) {
         for (const int64_t cols : blocked ? std::vector<int64_t>{32, 64, 224, 256, 288, 544}
                                           : std::vector<int64_t>{1, 5, 8, 31, 32, 33, 71, 100}) {
-          for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}) {
+          for (const int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 64, 65}) {
             product(kernels, format, int8 != 0, 5, cols, tokens, static_cast<int>(cols + tokens) % 4, 1);
           }
         }
         if (int8) {
-          for (const int64_t tokens : {1, 17}) extremes(kernels, format, tokens);
+          for (const int64_t tokens : {1, 17, 65}) extremes(kernels, format, tokens);
         }
         product(kernels, format, int8 != 0, 131, 288, 33, 3, 4);
         product(kernels, format, int8 != 0, 1, 288, 1, 1, 2);
-        product(kernels, format, int8 != 0, 35, 4224, 17, 1, 2);  // in pieces of columns
+        for (const int64_t tokens : {17, 65})
+          product(kernels, format, int8 != 0, 35, 4224, tokens, 1, 2);  // in pieces of columns
       }
     }
-    for (const int64_t tokens : {1, 8, 9, 16, 17, 25}) {
+    for (const int64_t tokens : {1, 8, 9, 16, 17, 25, 65}) {
       fused(kernels, false, tokens, 1);
       fused(kernels, true, tokens, 3);
     }
-    for (const int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33}) {
+    for (const int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 65}) {
       for (const int64_t cols : {32, 224, 256, 288, 4224}) {
         half_scales(kernels, true, 35, cols, tokens);
         half_scales(kernels, false, 35, cols, tokens);
