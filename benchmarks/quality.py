@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", nargs="?", type=Path, default=_ROOT / "runtime" / "demo")
     parser.add_argument("--work", type=Path, default=_ROOT / "build" / "quality")
-    parser.add_argument("--tokens", type=int, default=32768, help="to calibrate on")
+    parser.add_argument("--tokens", type=int, default=65536, help="to calibrate on")
     parser.add_argument("--holes", type=int, default=0)
     parser.add_argument("--without-llama", action="store_true")
     parser.add_argument("--update-docs", action="store_true")
