@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cg.quant import quantize
-from cg.quant.evaluation_text import read_text
+from cg.quant.evaluation_text import read_held_out
 from cg.quant.export import export_gguf, export_safetensors, import_gguf
 from cg.quant.export.gguf_file import GgufFile
 from cg.runtime import ops_reference
@@ -90,14 +90,14 @@ def file(folder: Path) -> Path:
 def ids(demo: Path) -> list[int]:
     """Code, as the model was trained on."""
     tokenizer = Tokenizer.load(demo)
-    return [tokenizer.bos_id, *tokenizer.encode(read_text(()).text)[: TOKENS - 1]]
+    return [tokenizer.bos_id, *tokenizer.encode(read_held_out().text)[: TOKENS - 1]]
 
 
 def test_text_becomes_the_same_ids(demo: Path, file: Path) -> None:
     tokenizer = Tokenizer.load(demo)
     with opened(file) as model:
         for text in (
-            read_text(()).text[:20_000],
+            read_held_out().text[:20_000],
             " lead\n\n\n\t\tx  y   z é漢字🙂 \x7f\r\n" + " " * 40 + "\n" * 40,
             "a <|fim_prefix|> b <|fim_middle|><|fim_suffix|> <|file_separator|> <start_of_turn>",
         ):

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from cg.quant.evaluation_text import read_text
+from cg.quant.evaluation_text import read_held_out
 from cg.quant.export import FloatType, Rounding, export_gguf, import_gguf
 from cg.quant.export.rounding import narrow, widen
 from cg.runtime import load
@@ -74,7 +74,7 @@ def test_it_runs_as_before(demo_q4: Path, demo_gguf: Path, tmp_path: Path) -> No
     wanted = json.loads((demo_q4 / "config.json").read_text("utf-8"))
     assert json.loads((folder / "config.json").read_text("utf-8")) == wanted
     ours, theirs = Tokenizer.load(folder), Tokenizer.load(demo_q4)
-    text = read_text(()).text[:20_000] + "<|fim_prefix|>a\tb  \n\n\n<pad> é漢字🙂<unused7>"
+    text = read_held_out().text[:20_000] + "<|fim_prefix|>a\tb  \n\n\n<pad> é漢字🙂<unused7>"
     assert ours.encode(text) == theirs.encode(text)
     with load(folder) as imported, load(demo_q4) as model:
         arguments = ("def add(a, b):\n    return", "\n\nprint(add(1, 2))\n")

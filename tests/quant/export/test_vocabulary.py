@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from cg.quant.evaluation_text import read_text
+from cg.quant.evaluation_text import read_held_out
 from cg.quant.export.vocabulary import Pieces, PieceType, model_file, read_pieces
 from cg.runtime.errors import TokenizerError, UsageError
 from cg.runtime.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def test_a_rebuilt_model_gives_the_same_ids(demo: Path, tmp_path: Path, source: 
     rebuilt.mkdir()
     (rebuilt / "tokenizer.model").write_bytes(model_file(pieces))
     ours, theirs = Tokenizer.load(rebuilt), Tokenizer.load(demo)
-    for text in (read_text(()).text[:30_000], AWKWARD):
+    for text in (read_held_out().text[:30_000], AWKWARD):
         ids = ours.encode(text)
         assert ids == theirs.encode(text)
         assert ours.decode(ids) == text
