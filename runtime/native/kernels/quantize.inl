@@ -3,31 +3,24 @@
 namespace cg {
 namespace {
 
-// A token's group of blocks, as row products want it: values as its weights lie (Q4: two blocks interleaved
-// in halves, b0[0:16] b1[0:16] b0[16:32] b1[16:32]), scales and offsets as the lanes of its sums. `offsets`
-// turn products with the unsigned bytes that the kernels multiply into products with the weights, exactly.
-// All tokens of a group lie together, [groups, tokens]: at any other distance they would get into each
-// other's way in the cache. What pads the last group is zero.
-struct TokenGroup {
-  int8_t values[kBlockGroup * kBlock];
-  float scales[kBlockGroup];
-  int32_t offsets[kBlockGroup];
-};
-
-// The same as tiles want it: in each half of a group the first 16 columns of its four blocks, then the last;
-// scales and offsets in the blocks' order.
-struct TileGroup {
-  int8_t values[2][2][kBlockGroup / 2 * 16];
-  float scales[2][kBlockGroup / 2];
-  int32_t offsets[2][kBlockGroup / 2];
-};
-
 // From how many tokens on tiles pay, and up to how many rows or tiles do.
 #if defined(CG_TILES)
 constexpr int64_t kTileTokens = 2, kFewTokensInt8 = 64;
 #else
 constexpr int64_t kTileTokens = kFewTokens + 1, kFewTokensInt8 = kFewTokens;
 #endif
+
+// A token's group of blocks, as row products want it: values as its weights lie in registers, so that some
+// blocks' first sixteen columns come before their last ones (two blocks of Q4: b0[0:16] b1[0:16] b0[16:32]
+// b1[16:32]; four in tiles), scales and offsets as the lanes of its sums (in tiles in the blocks' order).
+// `offsets` turn products with the unsigned bytes that the kernels multiply into products with the weights,
+// exactly. All tokens of a group lie together, [groups, tokens]: at any other distance they would get into
+// each other's way in the cache. What pads the last group is zero.
+struct TokenGroup {
+  int8_t values[kBlockGroup * kBlock];
+  float scales[kBlockGroup];
+  int32_t offsets[kBlockGroup];
+};
 
 // A block of kPanelTokens tokens, as panel products want it: [tokens / kPanelTokens, blocks], the blocks in
 // the order of PanelOrder. `values` are [8, kPanelTokens, 4 columns].
@@ -39,10 +32,8 @@ struct TokenBlock {
 
 int64_t quantized_bytes(Layout layout, int64_t cols, int64_t tokens) {
   const int64_t blocks = cols / kBlock;
-  if (layout == Layout::rows) {
-    const size_t group = tokens < kTileTokens ? sizeof(TokenGroup) : sizeof(TileGroup);
-    return (blocks + kBlockGroup - 1) / kBlockGroup * tokens * (int64_t)group;
-  }
+  if (layout == Layout::rows)
+    return (blocks + kBlockGroup - 1) / kBlockGroup * tokens * (int64_t)sizeof(TokenGroup);
   return (tokens + kPanelTokens - 1) / kPanelTokens * blocks * (int64_t)sizeof(TokenBlock);
 }
 
@@ -89,24 +80,10 @@ void quantize_token(Format format, Layout layout, const float* x, int64_t cols, 
     }
     return;
   }
-  if (out.tokens >= kTileTokens) {
-    for (int64_t first = 0; first < blocks; first += kBlockGroup) {
-      TileGroup& group = static_cast<TileGroup*>(out.data)[first / kBlockGroup * out.tokens + token];
-      for (int64_t i = 0; i < kBlockGroup; i++) {
-        int8_t block[kBlock] = {};
-        float scale = 0.0f;
-        const int32_t total =
-            first + i < blocks ? quantize_block(x + (first + i) * kBlock, block, &scale) : 0;
-        const int64_t half = i / (kBlockGroup / 2), place = i % (kBlockGroup / 2);
-        for (int64_t k = 0; k < 2; k++) memcpy(group.values[half][k] + place * 16, block + k * 16, 16);
-        group.scales[half][place] = scale;
-        group.offsets[half][place] = -zero_point * total;
-      }
-    }
-    return;
-  }
+  const bool tiles = out.tokens >= kTileTokens;
+  const int64_t together = tiles ? 4 : format == Format::q4 ? 2 : 1;
   int lanes[kBlockGroup];
-  for (int lane = 0; lane < kBlockGroup; lane++) lanes[lane_order(format)[lane]] = lane;
+  for (int lane = 0; lane < kBlockGroup; lane++) lanes[tiles ? lane : lane_order(format)[lane]] = lane;
   for (int64_t first = 0; first < blocks; first += kBlockGroup) {
     TokenGroup& group = static_cast<TokenGroup*>(out.data)[first / kBlockGroup * out.tokens + token];
     for (int64_t i = 0; i < kBlockGroup; i++) {
@@ -115,13 +92,9 @@ void quantize_token(Format format, Layout layout, const float* x, int64_t cols, 
       const int32_t total = first + i < blocks ? quantize_block(x + (first + i) * kBlock, block, &scale) : 0;
       group.scales[lanes[i]] = scale;
       group.offsets[lanes[i]] = -zero_point * total;
-      if (format == Format::q4) {
-        int8_t* pair = group.values + i / 2 * 2 * kBlock + i % 2 * 16;
-        memcpy(pair, block, 16);
-        memcpy(pair + kBlock, block + 16, 16);
-      } else {
-        memcpy(group.values + i * kBlock, block, kBlock);
-      }
+      int8_t* place = group.values + i / together * together * kBlock + i % together * 16;
+      memcpy(place, block, 16);
+      memcpy(place + together * 16, block + 16, 16);
     }
   }
 }

@@ -38,15 +38,16 @@ CG_INLINE void load_quad(const TileRows& rows, int first, int half, Quad* quad) 
 
 // A group of kRowUnit rows with all tokens; sums are [tokens, 2, kQuads].
 template <Format format>
-CG_INLINE void add_tile(const TileRows& rows, const TileGroup* x, int64_t tokens, W* sums) {
+CG_INLINE void add_tile(const TileRows& rows, const TokenGroup* x, int64_t tokens, W* sums) {
   for (int half = 0; half < 2; half++) {
     Quad quads[kQuads];
     for (int q = 0; q < kQuads; q++) load_quad<format>(rows, 4 * q, half, quads + q);
     for (int64_t t = 0; t < tokens; t++) {
-      const WideBytes low = load_wide_bytes((const uint8_t*)x[t].values[half][0]);
-      const WideBytes high = load_wide_bytes((const uint8_t*)x[t].values[half][1]);
-      const WideBytes offsets = load_quarters(x[t].offsets[half]);
-      const W x_scales = load_quarters(x[t].scales[half]);
+      const uint8_t* values = (const uint8_t*)x[t].values + half * kGroupBlocks * kBlock;
+      const WideBytes low = load_wide_bytes(values);
+      const WideBytes high = load_wide_bytes(values + 64);
+      const WideBytes offsets = load_quarters(x[t].offsets + half * kGroupBlocks);
+      const W x_scales = load_quarters(x[t].scales + half * kGroupBlocks);
       WideBytes first[kQuads], last[kQuads];  // two chains of sums wait less for each other than one
       for (WideBytes& sum : first) sum = offsets;
       for (WideBytes& sum : last) sum = wide_zero_bytes();
@@ -86,7 +87,7 @@ void tile_int8(const ProductArgs& args, int64_t begin, int64_t count) {
   const int64_t row_bytes = blocks * bytes_of(format, kBlock), row_scales = blocks * kScale;
   const uint8_t* data = args.weight.data + begin * row_bytes;
   const uint8_t* scales = args.weight.scales + begin * row_scales;
-  const TileGroup* x = static_cast<const TileGroup*>(args.quantized.data);
+  const TokenGroup* x = static_cast<const TokenGroup*>(args.quantized.data);
   W sums[kFewTokensInt8 * 2 * kQuads];
   for (int64_t i = 0; i < tokens * 2 * kQuads; i++) sums[i] = wide_zero();
   for (int64_t first = 0; first < blocks; first += kBlockGroup) {
