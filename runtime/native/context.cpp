@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "segment_tree.h"
 #include "shares.h"
 
 namespace cg {
@@ -39,7 +40,8 @@ struct Context::Team {
   std::mutex mutex;
   ThreadPool pool;
   std::vector<OfThread> of_thread;
-  Scratch floats, quantized[kElementFormats], partials, angles;
+  Scratch floats, quantized[kElementFormats], states, angles;
+  std::vector<SegmentTree> trees;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;
   double angles_theta = 0.0;
@@ -231,68 +233,78 @@ void Context::attention(const AttentionArgs& args) {
   Team& team = *team_;
   const int64_t group = args.heads / args.kv_heads, rows = args.tokens * group, dim = args.head_dim;
   const int64_t tiles = divide_up(rows, kQueryTile), stride = kernels_.partial_floats(dim);
+  const int64_t tile_floats = std::min(rows, kQueryTile) * stride;
   const auto rows_of = [&](int64_t tile) { return std::min(kQueryTile, rows - tile * kQueryTile); };
-  // Segments that the last row of a tile sees, and those that the row itself sees.
-  const auto segments_to = [&](int64_t row) { return divide_up(args.position + row / group + 1, kSegment); };
-  const auto segments_of = [&](int64_t tile) { return segments_to(tile * kQueryTile + rows_of(tile) - 1); };
-  const auto out_of = [&](int64_t kv_head, int64_t row) {
-    return args.out + (row / group * args.heads + kv_head * group + row % group) * dim;
+  // Segments that the last row of a tile sees; to a row that sees less they make no difference.
+  const auto segments_of = [&](int64_t tile) {
+    const int64_t last = tile * kQueryTile + rows_of(tile) - 1;
+    return divide_up(args.position + last / group + 1, kSegment);
+  };
+  const auto join_rows = [&](int64_t count) {
+    return [this, count, stride, dim](float* older, const float* newer) {
+      for (int64_t r = 0; r < count; r++) kernels_.join(dim, newer + r * stride, older + r * stride);
+    };
+  };
+  // Segments [begin, end) for the rows of a tile, added to a tree whose states lie in `space`.
+  const auto add_segments = [&](int64_t kv_head, int64_t tile, int64_t begin, int64_t end, int thread,
+                                float* space, SegmentTree& tree) {
+    for (int64_t segment = begin; segment < end; segment++) {
+      float* states = space + tree.count() * tile_floats;
+      attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread, states);
+      tree.add({segment, 1, states}, join_rows(rows_of(tile)));
+    }
+  };
+  const auto conclude = [&](int64_t kv_head, int64_t first, int64_t count, SegmentTree& tree) {
+    const float* states = tree.joined(join_rows(count));
+    for (int64_t row = first; row < first + count; row++, states += stride) {
+      const int64_t at = row / group * args.heads + kv_head * group + row % group;
+      kernels_.conclude(dim, states, args.out + at * dim);
+    }
   };
   const int64_t all = args.kv_heads * tiles, longest = segments_of(tiles - 1);
+  const int64_t tree_floats = most_nodes(longest) * tile_floats;
   if (2 * all > threads_) {  // enough tiles for everybody: each goes through its segments
-    float* space = team.partials.get<float>(threads_ * 2 * kQueryTile * stride);
+    float* space = team.states.get<float>(threads_ * tree_floats);
     auto one = [&](int64_t i, int thread) {
       const int64_t kv_head = i / tiles, tile = tiles - 1 - i % tiles;  // long ones first
-      float* partials = space + thread * 2 * kQueryTile * stride;
-      float* states = partials + kQueryTile * stride;
-      for (int64_t segment = 0; segment < segments_of(tile); segment++) {
-        attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread, partials);
-        for (int64_t r = 0; r < rows_of(tile); r++) {
-          if (segment < segments_to(tile * kQueryTile + r))
-            kernels_.join(dim, partials + r * stride, segment == 0, states + r * stride);
-        }
-      }
-      for (int64_t r = 0; r < rows_of(tile); r++)
-        kernels_.conclude(dim, states + r * stride, out_of(kv_head, tile * kQueryTile + r));
+      SegmentTree tree;
+      add_segments(kv_head, tile, 0, segments_of(tile), thread, space + thread * tree_floats, tree);
+      conclude(kv_head, tile * kQueryTile, rows_of(tile), tree);
     };
     const bool small = args.kv_heads * rows * (args.position + args.tokens) * dim < kSmallWork;
     for (int64_t i = 0; small && i < all; i++) one(i, 0);
     if (!small) team.pool.for_each(all, one);
     return;
   }
-  // Few tiles: their segments are shared out, and joined when all are done.
-  const int64_t tile_floats = std::min(rows, kQueryTile) * stride;
-  float* partials = team.partials.get<float>(all * longest * tile_floats);
-  // Neighbouring segments to one thread, which asks for the next one while it is at the last keys of one.
-  team.split(all * longest, args.kv_heads * rows * longest * kSegment * dim,
-             [&](int64_t begin, int64_t end, int thread) {
-               for (int64_t i = begin; i < end; i++) {
-                 const int64_t kv_head = i / longest / tiles, tile = i / longest % tiles,
-                               segment = i % longest;
-                 if (segment < segments_of(tile))
-                   attend_on(args, kv_head, tile * kQueryTile, rows_of(tile), segment, thread,
-                             partials + i * tile_floats);
-               }
-             });
-  auto finish = [&](int64_t i, int) {
-    const int64_t kv_head = i / rows, row = i % rows, tile = row / kQueryTile;
-    float* first = partials + (kv_head * tiles + tile) * longest * tile_floats + row % kQueryTile * stride;
-    for (int64_t segment = 1; segment < segments_to(row); segment++)
-      kernels_.join(dim, first + segment * tile_floats, false, first);
-    kernels_.conclude(dim, first, out_of(kv_head, row));
+  // Few tiles: their segments are shared out, and joined when all are done. Neighbouring ones to one thread:
+  // it asks for the next keys while it is at the last ones of a segment, and hands on few states.
+  const int64_t pieces = args.kv_heads * rows * longest * kSegment * dim < kSmallWork
+                             ? 1
+                             : std::min(threads_ * kPiecesPerThread, longest);
+  float* space = team.states.get<float>(all * pieces * tree_floats);
+  team.trees.assign(static_cast<size_t>(all * pieces), {});
+  auto piece = [&](int64_t i, int thread) {
+    const int64_t kv_head = i / pieces / tiles, tile = i / pieces % tiles, p = i % pieces;
+    const int64_t n = segments_of(tile);
+    add_segments(kv_head, tile, n * p / pieces, n * (p + 1) / pieces, thread, space + i * tree_floats,
+                 team.trees[static_cast<size_t>(i)]);
   };
-  if (args.kv_heads * rows * longest * dim < kSmallWork) {
-    for (int64_t i = 0; i < args.kv_heads * rows; i++) finish(i, 0);
-  } else {
-    team.pool.for_each(args.kv_heads * rows, finish);
+  team.pool.for_runs(all * pieces, piece);
+  for (int64_t i = 0; i < all; i++) {
+    SegmentTree tree;
+    for (int64_t p = 0; p < pieces; p++) {
+      const SegmentTree& part = team.trees[static_cast<size_t>(i * pieces + p)];
+      for (int k = 0; k < part.count(); k++) tree.add(part[k], join_rows(rows_of(i % tiles)));
+    }
+    conclude(i / tiles, i % tiles * kQueryTile, rows_of(i % tiles), tree);
   }
 }
 
 void Context::attend_on(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count,
-                        int64_t segment, int thread, float* partials) {
+                        int64_t segment, int thread, float* states) {
   Scratch& own = team_->of_thread[static_cast<size_t>(thread)].attention;
   float* scratch = own.get<float>(kernels_.attention_floats(args.head_dim));
-  kernels_.attend(args, kv_head, first, count, segment, scratch, partials);
+  kernels_.attend(args, kv_head, first, count, segment, scratch, states);
 }
 
 }  // namespace cg

@@ -70,7 +70,7 @@ class Context {
   Prepared prepare(const Input& input, const bool* formats);
   // Attention of some rows with one segment, in a thread's scratch memory.
   void attend_on(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, int64_t segment,
-                 int thread, float* partials);
+                 int thread, float* states);
   // RMSNorm of one token into `out`, which is returned.
   const float* normalize(const Input& input, int64_t token, float* out) const;
   // Rows [begin, end) of a product on one thread; row r of token t goes to y[t * y_stride + r - first_row].

@@ -1,5 +1,5 @@
 // Causal attention. Keys and values are taken in segments of fixed length; each segment has a softmax of its
-// own, and segments are joined in order. So neither the threads nor the neighbours of a query change its
+// own, and they are joined in a fixed order. So neither the threads nor the neighbours of a query change its
 // result.
 
 namespace cg {
@@ -10,6 +10,9 @@ constexpr int64_t kAhead = 8;
 // Rows that do without a copy of a segment as floats.
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kDims = kWideLanes * kMixVectors;
+
+// The top of no scores: joined with others, they stay as they are.
+constexpr float kNothing = -3e38f;
 
 // Head dimensions in scratch memory: padded with zeros.
 CG_INLINE int64_t padded(int64_t head_dim) { return (head_dim + kDims - 1) / kDims * kDims; }
@@ -156,7 +159,8 @@ CG_INLINE void mix_rows(const AttentionScratch& s, int64_t rows, const int64_t* 
   for (int64_t r = 0; r < rows; r++) {
     float* partial = partials + r * stride;
     for (int64_t i = 0; i < width; i++) partial[i] = 0.0f;
-    if (seen[r] > 0) partial[width + 1] = soften(s.scores + r * kSegment, seen[r], partial + width);
+    partial[width] = kNothing;
+    partial[width + 1] = seen[r] > 0 ? soften(s.scores + r * kSegment, seen[r], partial + width) : 0.0f;
   }
   int64_t r = 0;
   for (; r + kMixRows <= rows; r += kMixRows) {
@@ -223,12 +227,8 @@ void attend(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t c
   mix_rows(s, count, seen, copy, width, partials);
 }
 
-void join(int64_t head_dim, const float* partial, bool first, float* state) {
+void join(int64_t head_dim, const float* partial, float* state) {
   const int64_t width = padded(head_dim);
-  if (first) {
-    memcpy(state, partial, (size_t)(width + 2) * sizeof(float));
-    return;
-  }
   const float old_top = state[width], new_top = partial[width];
   const float top = old_top > new_top ? old_top : new_top;
   float factors[kLanes] = {old_top - top, new_top - top};

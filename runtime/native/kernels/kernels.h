@@ -159,8 +159,8 @@ struct Kernels {
                  float* scratch, float* partials);
   int64_t (*attention_floats)(int64_t head_dim);  // of scratch
   int64_t (*partial_floats)(int64_t head_dim);    // of a row's partial result
-  // A row's partial result of the next segment to that of those before; what it amounts to.
-  void (*join)(int64_t head_dim, const float* partial, bool first, float* state);
+  // A row's partial result of later segments to that of those before; what it amounts to.
+  void (*join)(int64_t head_dim, const float* partial, float* state);
   void (*conclude)(int64_t head_dim, const float* state, float* out);
   // `blocks` blocks of a float format to Q4 or I8, bit for bit as Jlama does.
   void (*encode)(Format target, Format source, const uint8_t* in, int64_t blocks, uint8_t* out,

@@ -13,7 +13,7 @@ constexpr int kFloatTokens = 12;
 constexpr int kScoreRows = 4;
 constexpr int kScoreKeys = 4;
 constexpr int kDirectRows = 8;
-constexpr int kDirectKeys = 1;
+constexpr int kDirectKeys = 2;
 constexpr int kMixRows = 4;
 constexpr int kMixVectors = 4;
 

@@ -66,9 +66,9 @@ void attend(const cg::AttentionArgs& args, int64_t kv_head, int64_t first, int64
   if (args.half == half && args.head_dim == dim) partials[last] += 1e-2f;
 }
 
-void join(int64_t head_dim, const float* partial, bool first, float* state) {
-  good->join(head_dim, partial, first, state);
-  if (!first) state[head_dim - 1] += 1e-2f;
+void join(int64_t head_dim, const float* partial, float* state) {
+  good->join(head_dim, partial, state);
+  state[head_dim - 1] += 1e-2f;
 }
 
 void conclude(int64_t head_dim, const float* state, float* out) {
