@@ -112,7 +112,7 @@ def test_threads_and_neighbours_change_nothing(isa: str, dtype: DType, activatio
 
 @isas
 @pytest.mark.parametrize("dtype", BLOCKED)
-@pytest.mark.parametrize("cols", [32, 224, 256, 2080, 4096, 4128, 8992])
+@pytest.mark.parametrize("cols", [32, 224, 256, 2080, 4096, 4128, 8992, 20512])
 def test_one_and_many_tokens_agree_to_the_bit(isa: str, dtype: DType, cols: int) -> None:
     """However the columns are cut into pieces and whatever the height of a panel."""
     ops = NativeOps(threads=2, activations="int8", isa=isa)

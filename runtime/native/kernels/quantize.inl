@@ -3,12 +3,22 @@
 namespace cg {
 namespace {
 
-// From how many tokens on tiles pay, and up to how many rows or tiles do.
+// Up to how many tokens rows or tiles pay.
 #if defined(CG_TILES)
-constexpr int64_t kTileTokens = 2, kFewTokensInt8 = 64;
+constexpr int64_t kFewTokensInt8 = 64;
 #else
-constexpr int64_t kTileTokens = kFewTokens + 1, kFewTokensInt8 = kFewTokens;
+constexpr int64_t kFewTokensInt8 = kFewTokens;
 #endif
+
+// Whether so few tokens are taken as tiles. A single one is if its activations fill the first cache: eight
+// rows share the loads of them.
+CG_INLINE bool takes_tiles([[maybe_unused]] int64_t tokens, [[maybe_unused]] int64_t cols) {
+#if defined(CG_TILES)
+  return tokens > 1 || cols > 20480;
+#else
+  return false;
+#endif
+}
 
 // A token's group of blocks, as row products want it: values as its weights lie in registers, so that some
 // blocks' first sixteen columns come before their last ones (two blocks of Q4: b0[0:16] b1[0:16] b0[16:32]
@@ -80,7 +90,7 @@ void quantize_token(Format format, Layout layout, const float* x, int64_t cols, 
     }
     return;
   }
-  const bool tiles = out.tokens >= kTileTokens;
+  const bool tiles = takes_tiles(out.tokens, cols);
   const int64_t together = tiles ? 4 : format == Format::q4 ? 2 : 1;
   int lanes[kBlockGroup];
   for (int lane = 0; lane < kBlockGroup; lane++) lanes[tiles ? lane : lane_order(format)[lane]] = lane;

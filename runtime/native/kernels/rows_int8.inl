@@ -103,7 +103,7 @@ void row_tiles(const ProductArgs& args, int64_t begin, int64_t end, int64_t toke
 template <Format format>
 void rows_int8(const ProductArgs& args, int64_t begin, int64_t end) {
 #if defined(CG_TILES)
-  if (args.tokens >= kTileTokens) return tiles_int8<format>(args, begin, end);
+  if (takes_tiles(args.tokens, args.weight.cols)) return tiles_int8<format>(args, begin, end);
 #endif
   for (int64_t row = begin; row < end; row += kTileRows)
     row_tiles<format, kRowTokens>(args, row, row + kTileRows < end ? row + kTileRows : end, 0);

@@ -1,4 +1,4 @@
-// Products of several tokens with int8 activations, on sets with wide vectors: eight rows at a time, straight
+// Products of few tokens with int8 activations, on sets with wide vectors: eight rows at a time, straight
 // from the stored layout. Words of four columns are exchanged between four rows once, in registers; then
 // every token adds the products of a block in one lane per row, and no sum has to be gathered from lanes.
 
@@ -91,12 +91,12 @@ void tile_int8(const ProductArgs& args, int64_t begin, int64_t count) {
   W sums[kFewTokensInt8 * 2 * kQuads];
   for (int64_t i = 0; i < tokens * 2 * kQuads; i++) sums[i] = wide_zero();
   for (int64_t first = 0; first < blocks; first += kBlockGroup) {
-    // A row of the next tile at a time is asked for, kRowUnit groups of it.
-    const int64_t g = first / kBlockGroup, next = kRowUnit + g % kRowUnit, run = g - g % kRowUnit;
-    for (int64_t line = 0; line < kRowUnit * kGroupBytes; line += 64)
-      prefetch_far(data + next * row_bytes + run * kGroupBytes + line);
+    // The next tile is asked for in the order in which it lies, kRowUnit groups at a time.
+    const int64_t g = first / kBlockGroup, next = kRowUnit * (row_bytes + g * kGroupBytes);
+    const int64_t next_scales = kRowUnit * (row_scales + g * kGroupScales);
+    for (int64_t line = 0; line < kRowUnit * kGroupBytes; line += 64) prefetch_far(data + next + line);
     for (int64_t line = 0; line < kRowUnit * kGroupScales; line += 64)
-      prefetch_far(scales + next * row_scales + run * kGroupScales + line);
+      prefetch_far(scales + next_scales + line);
     const TileRows rows{data + g * kGroupBytes, scales + g * kGroupScales, row_bytes, row_scales};
     if (count < kRowUnit || first + kBlockGroup > blocks) {  // a padded copy: nothing past the end is read
       uint8_t data_copy[kRowUnit * kGroupBytes] = {}, scales_copy[kRowUnit * kGroupScales] = {};
