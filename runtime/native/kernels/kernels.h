@@ -21,7 +21,7 @@ constexpr int64_t kMostTokens = 16;
 // Query rows that share one pass over keys and values.
 constexpr int64_t kQueryTile = 32;
 // Entries of the key-value cache whose softmax is computed at a time.
-constexpr int64_t kSegment = 64;
+constexpr int64_t kSegment = 128;
 
 // q4h is q4 with scales in f16.
 enum class Format : int { q4 = 0, i8 = 1, q4h = 2, bf16 = 3, f16 = 4, f32 = 5 };
