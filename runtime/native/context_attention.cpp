@@ -75,8 +75,8 @@ void Context::attention(const AttentionArgs& args) {
     }
   };
   const int64_t all = args.kv_heads * tiles, longest = segments_of(tiles - 1);
-  const int64_t tree_floats = most_nodes(longest) * tile_floats;
   if (2 * all > threads_) {  // enough tiles for everybody: each goes through its segments
+    const int64_t tree_floats = most_nodes(longest) * tile_floats;
     float* space = team.states.get<float>(threads_ * tree_floats);
     auto one = [&](int64_t i, int thread) {
       const int64_t kv_head = i / tiles, tile = tiles - 1 - i % tiles;  // long ones first
@@ -94,6 +94,7 @@ void Context::attention(const AttentionArgs& args) {
   const int64_t pieces = args.kv_heads * rows * longest * kSegment * dim < kSmallWork
                              ? 1
                              : std::min(threads_ * kPiecesPerThread, longest);
+  const int64_t tree_floats = most_nodes(divide_up(longest, pieces)) * tile_floats;
   float* space = team.states.get<float>(all * pieces * tree_floats);
   team.trees.assign(static_cast<size_t>(all * pieces), {});
   auto piece = [&](int64_t i, int thread) {

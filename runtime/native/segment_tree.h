@@ -6,7 +6,7 @@
 
 namespace cg {
 
-// Most nodes of neighbouring ones among so many segments, with one that is to be added.
+// Most nodes of so many neighbouring segments, with one that is to be added.
 constexpr int most_nodes(int64_t segments) { return segments > 1 ? 2 + most_nodes(segments / 2) : 3; }
 
 // Neighbouring segments joined to a tree as far as they make complete nodes: `size` segments, a power of two,

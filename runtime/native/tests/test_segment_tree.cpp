@@ -18,7 +18,8 @@ cg::SegmentTree tree_of(int64_t begin, int64_t end, int64_t seen, std::vector<fl
     float* state = &space[static_cast<size_t>(tree.count())];
     *state = s < seen ? static_cast<float>(s) : kNothing;
     tree.add({s, 1, state}, join);
-    CHECK(tree.count() < cg::most_nodes(end), "%d nodes of %lld", tree.count(), (long long)end);
+    CHECK(tree.count() < cg::most_nodes(end - begin), "%d nodes of %lld", tree.count(),
+          (long long)(end - begin));
   }
   return tree;
 }
@@ -38,7 +39,7 @@ int main() {
       cg::SegmentTree whole;
       for (int64_t p = 0; p < pieces; p++) {
         std::vector<float>& space = spaces[static_cast<size_t>(p)];
-        space.resize(static_cast<size_t>(cg::most_nodes(n)));
+        space.resize(static_cast<size_t>(cg::most_nodes((n + pieces - 1) / pieces)));
         const cg::SegmentTree part = tree_of(n * p / pieces, n * (p + 1) / pieces, n, space);
         for (int i = 0; i < part.count(); i++) whole.add(part[i], join);
       }
