@@ -91,27 +91,29 @@ void Context::attention(const AttentionArgs& args) {
   }
   // Few tiles: their segments are shared out, and joined when all are done. Neighbouring ones to one thread:
   // it asks for the next keys while it is at the last ones of a segment, and hands on few states.
-  const int64_t pieces = args.kv_heads * rows * longest * kSegment * dim < kSmallWork
-                             ? 1
-                             : std::min(threads_ * kPiecesPerThread, longest);
+  const bool small = args.kv_heads * rows * longest * kSegment * dim < kSmallWork;
+  const int64_t pieces = small ? 1 : std::min(divide_up(threads_ * kPiecesPerThread, all), longest);
   const int64_t tree_floats = most_nodes(divide_up(longest, pieces)) * tile_floats;
   float* space = team.states.get<float>(all * pieces * tree_floats);
-  team.trees.assign(static_cast<size_t>(all * pieces), {});
+  team.trees.resize(static_cast<size_t>(all * pieces));
   auto piece = [&](int64_t i, int thread) {
     const int64_t kv_head = i / pieces / tiles, tile = i / pieces % tiles, p = i % pieces;
     const int64_t n = segments_of(tile);
-    add_segments(kv_head, tile, n * p / pieces, n * (p + 1) / pieces, thread, space + i * tree_floats,
-                 team.trees[static_cast<size_t>(i)]);
+    SegmentTree& tree = team.trees[static_cast<size_t>(i)];
+    tree.clear();
+    add_segments(kv_head, tile, n * p / pieces, n * (p + 1) / pieces, thread, space + i * tree_floats, tree);
   };
   team.pool.for_runs(all * pieces, piece);
-  for (int64_t i = 0; i < all; i++) {
+  auto finish = [&](int64_t i, int) {
+    const int64_t count = rows_of(i % tiles);
     SegmentTree tree;
     for (int64_t p = 0; p < pieces; p++) {
       const SegmentTree& part = team.trees[static_cast<size_t>(i * pieces + p)];
-      for (int k = 0; k < part.count(); k++) tree.add(part[k], join_rows(rows_of(i % tiles)));
+      for (int k = 0; k < part.count(); k++) tree.add(part[k], join_rows(count));
     }
-    conclude(i / tiles, i % tiles * kQueryTile, rows_of(i % tiles), tree);
-  }
+    conclude(i / tiles, i % tiles * kQueryTile, count, tree);
+  };
+  team.pool.for_each(all, finish);
 }
 
 void Context::attend_on(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count,

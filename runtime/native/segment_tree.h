@@ -21,6 +21,7 @@ class SegmentTree {
   };
 
   int count() const { return count_; }
+  void clear() { count_ = 0; }
   const Node& operator[](int i) const { return nodes_[i]; }
 
   // Adds what follows all others; join(older, newer) joins two states into the older one's place.

@@ -108,6 +108,7 @@ def test_attention(isa: str, kind: type, heads: int, kv_heads: int) -> None:
         (13, 2, 11),
         (5, 1, 0),
         (64, 33, 40),
+        (16, 5, 510),  # some of the tokens see another segment
     ):
         capacity = position + tokens + 3
         q = normal(tokens, heads, head_dim)
@@ -124,7 +125,7 @@ def test_attention(isa: str, kind: type, heads: int, kv_heads: int) -> None:
 @isas
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_attention_does_not_depend_on_threads_neighbours_or_strides(isa: str, kv_heads: int) -> None:
-    tokens, heads, head_dim, position = 21, 4, 32, 200
+    tokens, heads, head_dim, position = 21, 4, 32, 245
     q = normal(tokens, heads, head_dim)
     room = normal(position + tokens, 2, kv_heads, head_dim, seed=1)
     keys, values = (room[:, i].transpose(1, 0, 2) for i in (0, 1))
