@@ -123,13 +123,21 @@ def _samples(results: Mapping[str, Any]) -> Samples:
     }
 
 
+def _checkpoint(name: str) -> Path:
+    """A checkpoint's folder; a wrong one is told before the peers are compiled."""
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{folder} is no checkpoint: it has no config.json")
+    return folder
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("folder", type=Path, nargs="?", help="an original checkpoint in bf16; default: random weights")
-    add("--seven-b", type=Path, metavar="FOLDER", help="a quantized 7b checkpoint: adds its rows")
+    add("folder", type=_checkpoint, nargs="?", help="an original checkpoint in bf16; default: random weights")
+    add("--seven-b", type=_checkpoint, metavar="FOLDER", help="a quantized 7b checkpoint: adds its rows")
     add("--work", type=Path, default=Path.home() / ".cache" / "cg-peers", help="working folder: 25 GB")
     add("--rounds", type=int, default=7, help="rounds in alternation (default 7)")
     add("--threads", type=int, default=2, help="threads of every program (default 2)")

@@ -13,10 +13,15 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 _SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 
 
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, _SCRIPT, *arguments],
+        capture_output=True, encoding="utf-8", timeout=120, check=False,
+    )  # fmt: skip
+
+
 def _peers(*arguments: str | Path) -> str:
-    run = subprocess.run(
-        [sys.executable, _SCRIPT, *arguments], capture_output=True, encoding="utf-8", check=False
-    )
+    run = _run(*arguments)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -39,3 +44,11 @@ def test_smoke_measures_everything_that_needs_no_peer(tmp_path: Path) -> None:
     for row in ("decode, empty cache", "prompt of 32", "quantize to 4 bits", "warm start"):
         assert f"\n| {row}" in printed
     assert _peers("--from", saved) == printed
+
+
+def test_a_wrong_folder_is_told_before_anything_is_compiled(tmp_path: Path) -> None:
+    for arguments in ((tmp_path,), ("--smoke", "--seven-b", tmp_path / "none")):
+        run = _run(*arguments, "--work", tmp_path / "work")
+        assert run.returncode == 2
+        assert "is no checkpoint: it has no config.json" in run.stderr
+        assert not (tmp_path / "work").exists()
