@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cg.quant.layer_files import LayerFiles
 from cg.quant.passage_store import PassageStore
+from cg.runtime.decoder_layer import DecoderLayer
 from cg.runtime.errors import NonFiniteError
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Ids, Ops
@@ -139,6 +140,9 @@ class _InputCatcher:
         self, q: Floats, keys: NDArray[Any], values: NDArray[Any], position: int, scale: float
     ) -> Floats:
         return self._ops.attention(q, keys, values, position, scale)
+
+    def fuse(self, layers: Sequence[DecoderLayer], *, head_dim: int, eps: float, theta: float) -> None:
+        return None  # inputs are caught between the operations
 
     def _is_watched(self, weights: Sequence[Tensor]) -> bool:
         return any(weight.name == self.watched for weight in weights)

@@ -89,6 +89,33 @@ class Weight:
         cols: int,
     ) -> None: ...
 
+class Layers:
+    """Decoder layers; keeps the arrays that they lie in alive."""
+
+    def __init__(
+        self,
+        layers: Sequence[
+            tuple[
+                Annotated[
+                    NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+                ],
+                Weight,
+                Weight,
+                Weight,
+                Weight,
+                Annotated[
+                    NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+                ],
+                Weight,
+                Weight,
+                Weight,
+            ]
+        ],
+    ) -> None:
+        """
+        Of each layer norm, q, k, v, o, norm, gate, up, down; norms as they are applied.
+        """
+
 def time_reads(size: int, threads: int, passes: int) -> list[float]:
     """
     Seconds of each pass in which all threads together read a private buffer of size bytes.
@@ -170,6 +197,28 @@ class Context:
         scale: float,
         out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     ) -> None: ...
+    def run_layers(
+        self,
+        layers: Layers,
+        first: int,
+        x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+        caches: Sequence[
+            tuple[
+                Annotated[NDArray, dict(shape=(None, None, None), device="cpu")],
+                Annotated[NDArray, dict(shape=(None, None, None), device="cpu")],
+            ]
+        ],
+        position: int,
+        last_only: bool,
+        head_dim: int,
+        scale: float,
+        eps: float,
+        theta: float,
+        int8: bool,
+    ) -> None:
+        """
+        Run x [T, hidden] in place through a layer for each of the caches (keys, values).
+        """
 
 def build_vocabulary(
     pieces: list[str], added: Sequence[tuple[int, bool, bool]], merges: list, digest: bytes

@@ -56,13 +56,19 @@ class KVCache:
         Tokens count as held only once :meth:`commit` says so: an interrupted forward pass leaves no trace.
         """
         stop = position + keys.shape[0]
-        k, v = self._layers[layer]
-        if stop > k.shape[1]:
-            length = min(max(stop, 2 * k.shape[1], _FIRST_ALLOCATION), self.capacity)
-            k, v = self._layers[layer] = _grown(k, position, length), _grown(v, position, length)
+        k, v = self.room(layer, position, keys.shape[0])
         with np.errstate(over="ignore"):  # an overflow to infinity shows in the logits, which are checked
             k[:, position:stop] = keys.transpose(1, 0, 2)
             v[:, position:stop] = values.transpose(1, 0, 2)
+        return k, v
+
+    def room(self, layer: int, position: int, tokens: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A layer's whole arrays, with room for ``tokens`` at ``position`` and whatever is before."""
+        k, v = self._layers[layer]
+        stop = position + tokens
+        if stop > k.shape[1]:
+            length = min(max(stop, 2 * k.shape[1], _FIRST_ALLOCATION), self.capacity)
+            k, v = self._layers[layer] = _grown(k, position, length), _grown(v, position, length)
         return k, v
 
     def commit(self, ids: Sequence[int]) -> None:

@@ -14,14 +14,27 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cg.runtime.decoder_layer import DecoderLayer
 from cg.runtime.errors import BackendError
 from cg.runtime.tensor import Floats, Tensor
 
-__all__ = ["Activations", "Backend", "BackendChoice", "Ids", "Ops", "available_backends", "open_ops"]
+__all__ = [
+    "Activations",
+    "Backend",
+    "BackendChoice",
+    "FusedLayers",
+    "Ids",
+    "LayerCache",
+    "Ops",
+    "available_backends",
+    "open_ops",
+]
 
 Backend = Literal["auto", "native", "torch", "numpy"]
 Activations = Literal["int8", "f32"]
 Ids = NDArray[np.int32]
+LayerCache = tuple[NDArray[Any], NDArray[Any]]
+"""Keys and values of a layer, ``[kv_heads, capacity, head_dim]`` in f16 or f32."""
 
 
 class Ops(Protocol):
@@ -65,6 +78,26 @@ class Ops(Protocol):
 
         ``keys`` and ``values`` are ``[kv_heads, capacity, head_dim]`` in f16 or f32 and hold at least
         ``position + T`` tokens; token t sees cache entries ``0 .. position + t``.
+        """
+        ...
+
+    def fuse(
+        self, layers: Sequence[DecoderLayer], *, head_dim: int, eps: float, theta: float
+    ) -> FusedLayers | None:
+        """Whole layers as one operation, where the backend has it."""
+        ...
+
+
+class FusedLayers(Protocol):
+    """The operations of decoder layers in one call, with the results of their calls one by one."""
+
+    def run(
+        self, x: Floats, first: int, caches: Sequence[LayerCache], position: int, *, last_only: bool
+    ) -> None:
+        """Run ``x [T, hidden]`` in place through as many layers as there are caches, from ``first`` on.
+
+        Keys and values go to the caches, token t at ``position + t``. With ``last_only`` only the last
+        token leaves the last of these layers: the others' rows hold what entered it.
         """
         ...
 

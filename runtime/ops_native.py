@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from cg.runtime import instruction_sets
 from cg.runtime.cores import physical_cores
+from cg.runtime.decoder_layer import DecoderLayer
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import BackendError, UsageError
 from cg.runtime.instruction_sets import FORCE_ISA
-from cg.runtime.ops import Activations, Ids
+from cg.runtime.kernel_checks import check_cache, check_layers, check_product, check_weight
+from cg.runtime.layers_native import NativeLayers
+from cg.runtime.ops import Activations, Ids, LayerCache
 from cg.runtime.tensor import Floats, Tensor
-from cg.runtime.weight_checks import check_product, check_weight
 
 __all__ = [
     "FORCE_ISA",
@@ -186,26 +188,42 @@ class NativeOps:
     def attention(
         self, q: Floats, keys: NDArray[Any], values: NDArray[Any], position: int, scale: float
     ) -> Floats:
-        if q.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape:
+        if q.ndim != 3 or keys.ndim != 3:
             raise UsageError(f"attention: q is {q.shape}, keys {keys.shape}, values {values.shape}")
         tokens, heads, head_dim = q.shape
-        kv_heads, capacity, key_dim = keys.shape
-        if key_dim != head_dim or kv_heads == 0 or heads % kv_heads:
+        kv_heads = keys.shape[0]
+        if kv_heads == 0 or heads % kv_heads:
             raise UsageError(f"attention: queries {list(q.shape)} do not fit keys {list(keys.shape)}")
-        if position < 0 or position + tokens > capacity:
-            raise UsageError(f"attention: {tokens} tokens at {position} do not fit a cache of {capacity}")
-        if keys.dtype != values.dtype or keys.dtype not in (np.float16, np.float32):
-            raise UsageError(
-                f"attention: keys are {keys.dtype}, values {values.dtype}: use float16 or float32"
-            )
-        if not keys.strides[2] == values.strides[2] == keys.itemsize:
-            raise UsageError("attention: the elements of a cache entry must lie next to each other")
+        check_cache("attention", keys, values, (kv_heads, head_dim), position, tokens)
         out = np.empty((tokens, heads * head_dim), np.float32)
         try:
             self._context.attention(q, keys, values, position, scale, out)
         except TypeError as error:
             raise UsageError("attention: q must be contiguous float32 [T, heads, head_dim]") from error
         return out
+
+    def fuse(
+        self, layers: Sequence[DecoderLayer], *, head_dim: int, eps: float, theta: float
+    ) -> NativeLayers:
+        known = [self._layer(layer) for layer in layers]
+        hidden, kv_heads = check_layers(layers, head_dim)
+        native, scale = _native.Layers(known), head_dim**-0.5
+
+        def run(first: int, x: Floats, caches: Sequence[LayerCache], position: int, last_only: bool) -> None:
+            self._context.run_layers(
+                native, first, x, caches, position, last_only, head_dim, scale, eps, theta, self._int8
+            )
+
+        return NativeLayers(run, len(layers), hidden, (kv_heads, head_dim))
+
+    def _layer(self, layer: DecoderLayer) -> tuple[Any, ...]:
+        weight = self._weight
+        return (
+            layer.input_layernorm,
+            *map(weight, (layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj)),
+            layer.post_attention_layernorm,
+            *map(weight, (layer.gate_proj, layer.up_proj, layer.down_proj)),
+        )
 
 
 _FORMATS: dict[DType, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cg.runtime.decoder_layer import DecoderLayer
 from cg.runtime.dtypes import BLOCK_SIZE
 from cg.runtime.ops import Activations, Ids
 from cg.runtime.tensor import Floats, Tensor
@@ -76,6 +77,9 @@ class ReferenceOps:
         mixed = (probabilities @ v).reshape(heads, tokens, head_dim)
         joined: Floats = np.ascontiguousarray(mixed.transpose(1, 0, 2)).reshape(tokens, -1)
         return joined
+
+    def fuse(self, layers: Sequence[DecoderLayer], *, head_dim: int, eps: float, theta: float) -> None:
+        return None  # one call for all would save nothing here
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:

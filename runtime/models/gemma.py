@@ -7,33 +7,22 @@ are stored as w and applied as (1 + w), the output head is the embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from cg.runtime.cache import KVCache, LayerStore
 from cg.runtime.config import GemmaConfig
+from cg.runtime.decoder_layer import DecoderLayer
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import MissingTensorError
-from cg.runtime.ops import Ids, Ops
+from cg.runtime.ops import FusedLayers, Ids, Ops
 from cg.runtime.tensor import Floats, Tensor
 
-__all__ = ["DecoderLayer", "Gemma"]
+__all__ = ["Gemma"]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DecoderLayer:
-    """One layer's weights, matrices as ``[out, in]`` views of the file, norms as float32 ``1 + w``."""
-
-    input_layernorm: Floats
-    q_proj: Tensor
-    k_proj: Tensor
-    v_proj: Tensor
-    o_proj: Tensor
-    post_attention_layernorm: Floats
-    gate_proj: Tensor
-    up_proj: Tensor
-    down_proj: Tensor
+_QUICK_TOKENS = 16
+"""So few are through all layers before anyone who presses Ctrl-C would notice."""
 
 
 class Gemma:
@@ -76,11 +65,24 @@ class Gemma:
 
         Writes the cache but does not commit the ids to it.
         """
-        x = self.embed(ids)
-        last = len(self.layers) - 1
-        for i in range(len(self.layers)):
-            x = self.layer(i, x, cache, len(cache), last_only=last_only and i == last)
+        x, position, count = self.embed(ids), len(cache), len(self.layers)
+        step = count if self._fused is not None and len(ids) <= _QUICK_TOKENS else 1
+        for i in range(0, count, step):
+            only = last_only and i + step == count
+            if self._fused is None:
+                x = self.layer(i, x, cache, position, last_only=only)
+                continue
+            caches = [cache.room(j, position, len(ids)) for j in range(i, i + step)]
+            self._fused.run(x, i, caches, position, last_only=only)
+            x = x[-1:] if only else x
         return self.logits(x)
+
+    @cached_property
+    def _fused(self) -> FusedLayers | None:
+        config = self.config
+        return self.ops.fuse(
+            self.layers, head_dim=config.head_dim, eps=config.rms_norm_eps, theta=config.rope_theta
+        )
 
     def embed(self, ids: Ids) -> Floats:
         """Scaled embeddings of ``ids``."""

@@ -32,6 +32,7 @@ using Bytes = Array<const uint8_t, 1>;
 using Scales = std::optional<nb::ndarray<nb::numpy, nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>>;
 using Norm = std::optional<Array<const float, 1>>;
 using Cache = nb::ndarray<nb::numpy, nb::ro, nb::ndim<3>, nb::device::cpu>;
+using WritableCache = nb::ndarray<nb::numpy, nb::ndim<3>, nb::device::cpu>;
 
 int64_t extent(size_t n) { return static_cast<int64_t>(n); }
 
@@ -112,6 +113,43 @@ void attention(cg::Context& self, Array<const float, 3> q, Cache keys, Cache val
   };
   nb::gil_scoped_release release;
   self.attention(args);
+}
+
+// Norm, q, k, v, o; norm, gate, up, down.
+using LayerArrays = std::tuple<Array<const float, 1>, Weight, Weight, Weight, Weight, Array<const float, 1>,
+                               Weight, Weight, Weight>;
+
+// The layers of a model, with the arrays that they lie in.
+struct Layers {
+  std::vector<LayerArrays> arrays;
+  std::vector<cg::LayerWeights> weights;
+};
+
+Layers* make_layers(const std::vector<LayerArrays>& arrays) {
+  std::vector<cg::LayerWeights> weights;
+  for (const auto& [input_norm, q, k, v, o, post_norm, gate, up, down] : arrays) {
+    weights.push_back({input_norm.data(), q.matrix, k.matrix, v.matrix, o.matrix, post_norm.data(),
+                       gate.matrix, up.matrix, down.matrix});
+  }
+  return new Layers{arrays, weights};
+}
+
+cg::CachePart cache_part(const WritableCache& array) {
+  const int64_t bytes = extent(array.itemsize());
+  return {static_cast<uint8_t*>(array.data()), array.stride(0) * bytes, array.stride(1) * bytes};
+}
+
+void run_layers(cg::Context& self, const Layers& layers, size_t first, Array<float, 2> x,
+                const std::vector<std::pair<WritableCache, WritableCache>>& caches, int64_t position,
+                bool last_only, int64_t head_dim, float scale, float eps, double theta, bool int8) {
+  std::vector<cg::LayerArgs> calls;
+  for (const auto& [keys, values] : caches) {
+    calls.push_back({x.data(), extent(x.shape(0)), position, false, head_dim, scale, eps, theta, int8,
+                     cache_part(keys), cache_part(values), keys.itemsize() == 2});
+  }
+  if (!calls.empty()) calls.back().last_only = last_only;
+  nb::gil_scoped_release release;
+  for (size_t i = 0; i < calls.size(); i++) self.layer(layers.weights.at(first + i), calls[i]);
 }
 
 std::tuple<bool, double, double> encode_blocks(const std::string& isa, cg::Format target, cg::Format source,
@@ -204,6 +242,9 @@ NB_MODULE(_native, m) {
   nb::class_<Weight>(m, "Weight", "A stored matrix; keeps the arrays that it lies in alive.")
       .def(nb::new_(&make_weight), "data"_a.noconvert(), "scales"_a.noconvert().none(), "format"_a, "rows"_a,
            "cols"_a);
+  nb::class_<Layers>(m, "Layers", "Decoder layers; keeps the arrays that they lie in alive.")
+      .def(nb::new_(&make_layers), "layers"_a,
+           "Of each layer norm, q, k, v, o, norm, gate, up, down; norms as they are applied.");
   m.def("time_reads", &time_reads, "size"_a, "threads"_a, "passes"_a,
         "Seconds of each pass in which all threads together read a private buffer of size bytes.");
 
@@ -224,7 +265,10 @@ NB_MODULE(_native, m) {
       .def("rope", &rope, "x"_a.noconvert(), "position"_a, "theta"_a,
            "Rotates x [T, heads, head_dim] in place.")
       .def("attention", &attention, "q"_a.noconvert(), "keys"_a.noconvert(), "values"_a.noconvert(),
-           "position"_a, "scale"_a, "out"_a.noconvert());
+           "position"_a, "scale"_a, "out"_a.noconvert())
+      .def("run_layers", &run_layers, "layers"_a, "first"_a, "x"_a.noconvert(), "caches"_a, "position"_a,
+           "last_only"_a, "head_dim"_a, "scale"_a, "eps"_a, "theta"_a, "int8"_a,
+           "Run x [T, hidden] in place through a layer for each of the caches (keys, values).");
 
   cg::bind_vocabulary(m);
 }

@@ -48,7 +48,7 @@ int64_t Context::embed(const Matrix& table, const int32_t* ids, int64_t tokens, 
   for (int64_t t = 0; t < tokens; t++) {
     if (ids[t] < 0 || ids[t] >= table.rows) return t;
   }
-  std::lock_guard<std::mutex> lock(team_->mutex);
+  Lock lock(team_->mutex);
   team_->split(tokens, tokens * table.cols, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) kernels_.embed(table, ids[t], scale, out + t * table.cols);
   });
@@ -127,7 +127,7 @@ void Context::multiply(const Input& in, const Prepared& prepared, const Matrix& 
 }
 
 void Context::products(const Input& in, const Output* outputs, int count, const float* residual) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
+  Lock lock(team_->mutex);
   bool formats[kFormats] = {};
   for (int i = 0; i < count; i++) formats[static_cast<size_t>(outputs[i].weight.format)] = true;
   const Prepared prepared = prepare(in, formats);
@@ -143,7 +143,7 @@ void Context::products(const Input& in, const Output* outputs, int count, const 
 }
 
 void Context::gated_product(const Input& in, const Matrix& gate, const Matrix& up, float* y) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
+  Lock lock(team_->mutex);
   bool formats[kFormats] = {};
   formats[static_cast<size_t>(gate.format)] = formats[static_cast<size_t>(up.format)] = true;
   const Prepared prepared = prepare(in, formats);

@@ -11,7 +11,7 @@ namespace cg {
 
 void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t position,
                    double theta) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
+  Lock lock(team_->mutex);
   Team& team = *team_;
   const int64_t half = head_dim / 2, per_token = 2 * half;
   const bool known = team.angles_dim == head_dim && team.angles_theta == theta &&
@@ -42,7 +42,7 @@ void Context::rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, in
 }
 
 void Context::attention(const AttentionArgs& args) {
-  std::lock_guard<std::mutex> lock(team_->mutex);
+  Lock lock(team_->mutex);
   Team& team = *team_;
   const int64_t group = args.heads / args.kv_heads, rows = args.tokens * group, dim = args.head_dim;
   const int64_t tiles = divide_up(rows, kQueryTile), stride = kernels_.partial_floats(dim);

@@ -107,6 +107,7 @@ class Trial {
     norm();
     rope();
     geglu();
+    to_f16();
     attention("attention over an f16 cache", Format::f16, 3, 27);
     attention("attention over an f16 cache", Format::f16, 1, 64);  // read where it lies
     attention("attention over an f32 cache", Format::f32, 3, 27);
@@ -171,6 +172,17 @@ class Trial {
     std::vector<float> out(n);
     kernels_.geglu(gate.data(), up.data(), n, out.data());
     keep("activation", std::move(out), 8e-6f);
+  }
+
+  // Rounded in one place: the same everywhere. Infinity, numbers that f16 holds only as subnormals.
+  void to_f16() {
+    constexpr int64_t n = 43;
+    std::vector<float> x = random_.numbers(n);
+    x[3] *= 1e5f;
+    for (size_t i = 30; i < n; i++) x[i] *= 1e-5f;
+    std::vector<uint8_t> halves(2 * n);
+    kernels_.to_f16(x.data(), n, halves.data());
+    keep("rounding to f16", {halves.begin(), halves.end()}, 0.0f);
   }
 
   // Weighted means of numbers below 1; the weights err as the exponential and sums of `dim`

@@ -13,6 +13,8 @@
 
 namespace cg {
 
+using Lock = std::lock_guard<std::recursive_mutex>;
+
 // Pieces per thread of what is not a product: enough to even out cores of unequal speed.
 constexpr int64_t kPiecesPerThread = 4;
 
@@ -23,10 +25,11 @@ struct Context::Team {
     Scratch rows, gate, up, panel, attention;
   };
 
-  std::mutex mutex;
+  std::recursive_mutex mutex;  // a layer holds it for all of its operations
   ThreadPool pool;
   std::vector<OfThread> of_thread;
   Scratch floats, quantized[kElementFormats], states, angles;
+  Scratch queries, keys, values, mixed, inner;  // of a layer
   std::vector<SegmentTree> trees;
   // What the table of angles holds: it serves queries and keys of all layers of a forward pass.
   int64_t angles_position = 0, angles_tokens = 0, angles_dim = 0;

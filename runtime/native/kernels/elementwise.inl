@@ -75,6 +75,18 @@ void rope(float* x, const float* cosine, const float* sine, int64_t heads, int64
   }
 }
 
+void to_f16(const float* x, int64_t n, uint8_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f16(out + 2 * i, load(x + i));
+  if (i < n) {
+    float rest[kLanes] = {};
+    uint8_t halves[2 * kLanes];
+    memcpy(rest, x + i, (size_t)(n - i) * sizeof(float));
+    store_f16(halves, load(rest));
+    memcpy(out + 2 * i, halves, 2 * (size_t)(n - i));
+  }
+}
+
 // gelu_tanh(g) * u, as g / (1 + e^-2v) with v = sqrt(2 / pi) (g + 0.044715 g^3): no cancellation for g < 0.
 CG_INLINE F geglu_lanes(F g, F u) {
   const F cubic = fma(mul(mul(g, g), g), set1(0.044715f), g);

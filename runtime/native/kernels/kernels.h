@@ -153,6 +153,8 @@ struct Kernels {
   // One token [heads, head_dim] in place; cosine and sine are [head_dim / 2].
   void (*rope)(float* x, const float* cosine, const float* sine, int64_t heads, int64_t head_dim);
   void (*geglu)(const float* gate, const float* up, int64_t n, float* out);
+  // To the nearest f16, ties to even, infinity beyond the largest; at any address.
+  void (*to_f16)(const float* x, int64_t n, uint8_t* out);
   // Attention of query rows [first, first + count) of one kv head with one segment of the cache, count <=
   // kQueryTile; row = token * (heads / kv_heads) + head. What the last row does not see is not read.
   void (*attend)(const AttentionArgs& args, int64_t kv_head, int64_t first, int64_t count, int64_t segment,

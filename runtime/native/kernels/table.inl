@@ -51,6 +51,7 @@ const Kernels CG_JOIN(kernels_, CG_ISA) = {
     weigh,
     rope,
     geglu,
+    to_f16,
     attend,
     attention_floats,
     partial_floats,

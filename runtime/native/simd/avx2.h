@@ -22,6 +22,9 @@ CG_INLINE __m128i load_half_bytes(const void* p) { return _mm_loadu_si128((const
 
 CG_INLINE F load_f32(const uint8_t* p) { return _mm256_castsi256_ps(load_bytes(p)); }
 CG_INLINE F load_f16(const uint8_t* p) { return _mm256_cvtph_ps(load_half_bytes(p)); }
+CG_INLINE void store_f16(uint8_t* p, F a) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
 CG_INLINE F load_bf16(const uint8_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_half_bytes(p)), 16));
 }

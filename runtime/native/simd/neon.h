@@ -29,6 +29,9 @@ CG_INLINE F load_f16(const uint8_t* p) {
   const float16x8_t half = vreinterpretq_f16_u8(vld1q_u8(p));
   return {vcvt_f32_f16(vget_low_f16(half)), vcvt_f32_f16(vget_high_f16(half))};
 }
+CG_INLINE void store_f16(uint8_t* p, F a) {
+  vst1q_u8(p, vreinterpretq_u8_f16(vcombine_f16(vcvt_f16_f32(a.low), vcvt_f16_f32(a.high))));
+}
 CG_INLINE F load_bf16(const uint8_t* p) {
   const uint16x8_t bits = vreinterpretq_u16_u8(vld1q_u8(p));
   return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(bits), 16)),

@@ -49,6 +49,16 @@ CG_INLINE float float_of_half(uint16_t half) {
   return float_of_bits(sign | bits_of_float(value));
 }
 
+// To the nearest, ties to even; infinity beyond the largest.
+CG_INLINE uint16_t half_of_float(float value) {
+  const uint32_t bits = bits_of_float(value), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (rest >> 13 & 0x3ff));
+  if (rest >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+  // Below f16's smallest normal number its steps are those of f32 around 0.5.
+  if (rest < 0x38800000) return (uint16_t)(sign | (bits_of_float(float_of_bits(rest) + 0.5f) - 0x3f000000));
+  return (uint16_t)(sign | ((rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13));
+}
+
 CG_INLINE F load_f32(const uint8_t* p) {
   F r;
   memcpy(r.lane, p, sizeof r.lane);
@@ -69,6 +79,12 @@ CG_INLINE F load_f16(const uint8_t* p) {
   F r;
   for (int i = 0; i < kLanes; i++) r.lane[i] = float_of_half(bits[i]);
   return r;
+}
+
+CG_INLINE void store_f16(uint8_t* p, F a) {
+  uint16_t bits[kLanes];
+  for (int i = 0; i < kLanes; i++) bits[i] = half_of_float(a.lane[i]);
+  memcpy(p, bits, sizeof bits);
 }
 
 #define CG_LANEWISE(expression)                            \

@@ -63,6 +63,45 @@ void geglu(const cg::Kernels& kernels, int64_t n) {
   }
 }
 
+// Every f16 from itself, from next to itself, and from where ties are.
+void to_f16(const cg::Kernels& kernels) {
+  const auto rounded = [&](double value) {
+    const float x = static_cast<float>(value);
+    uint16_t half;
+    kernels.to_f16(&x, 1, reinterpret_cast<uint8_t*>(&half));
+    return half;
+  };
+  const auto check = [&](double value, int half) {
+    CHECK(rounded(value) == half && rounded(-value) == (half | 0x8000), "%s %g: %x, not %x", kernels.isa,
+          value, rounded(value), half);
+  };
+  for (int half = 0; half < 0x7c00; half++) {
+    const int exponent = std::max(half >> 10, 1);
+    const double step = std::ldexp(1.0, exponent - 25);
+    const double value = step * ((half & 0x3ff) + (half >> 10 != 0 ? 0x400 : 0));
+    check(value, half);
+    check(value + step / 2, half + (half & 1));
+    check(value + step * 0.499, half);
+    check(value + step * 0.501, half + 1);
+  }
+  check(1e6, 0x7c00);
+  check(HUGE_VAL, 0x7c00);
+  check(1e-30, 0);
+  CHECK((rounded(NAN) & 0x7e00) == 0x7e00, "%s NaN", kernels.isa);
+}
+
+void to_f16_of_length(const cg::Kernels& kernels, int64_t n) {
+  test::Exact x(n * 4), out(n * 2);
+  test::Random random(5);
+  for (int64_t i = 0; i < n; i++) x.floats()[i] = random.number();
+  kernels.to_f16(x.floats(), n, out.bytes());
+  for (int64_t i = 0; i < n; i++) {
+    uint8_t one[2];
+    kernels.to_f16(x.floats() + i, 1, one);
+    CHECK(std::memcmp(one, out.bytes() + 2 * i, 2) == 0, "%s n=%lld", kernels.isa, (long long)n);
+  }
+}
+
 void embed(const cg::Kernels& kernels, cg::Format format, int64_t cols) {
   cg::Context context(kernels, 2);
   test::Stored table(format, 7, cols, 1, 4);
@@ -85,9 +124,11 @@ int main() {
     for (int64_t n = 1; n <= 70; n++) {
       norm(kernels, n);
       geglu(kernels, n);
+      to_f16_of_length(kernels, n);
       rope(kernels, 2 * n);
     }
     geglu(kernels, 5000);
+    to_f16(kernels);
     for (int f = 0; f < cg::kFormats; f++) {
       const auto format = static_cast<cg::Format>(f);
       for (int64_t cols = 1; cols <= 70; cols++) {
