@@ -93,8 +93,10 @@ class CgEngine:
         except ImportError:
             return None
         measured = roofline.measure_read_bandwidth(threads=self._model.ops.threads)
+        weights = roofline.measure_weights_bandwidth(self._model)
         return {
             "bytes_per_second": measured.bytes_per_second,
+            "weights_bytes_per_second": weights.bytes_per_second,
             "bytes_per_token": roofline.bytes_per_token(self._model),
         }
 

@@ -74,7 +74,9 @@ def rows(results: Mapping[str, Any], samples: Samples) -> list[Row]:
         add(_speed(name, samples.get(figure), count, goals))
 
     speed("decode, empty cache", "decode", tokens, Goal(1.45, "llama"), Goal(1.25, "ik"))
-    add(_share("decode, share of the read limit", results, "2b", samples.get("decode"), tokens, 0.90))
+    decode = samples.get("decode")
+    add(_share("decode, share of the read limit", results, "2b", decode, tokens, Goal(0.90)))
+    add(_share("decode, share of reading its weights alone", results, "2b", decode, tokens))
     speed(f"prompt of {prompt}", "prompt", prompt, Goal(1.7, "llama"), Goal(1.2, "ik"))
     behind = f"decode behind {depth} tokens"
     speed(behind, "depth", tokens)
@@ -88,7 +90,8 @@ def rows(results: Mapping[str, Any], samples: Samples) -> list[Row]:
     add(_memory(results.get("private_bytes", {})))
     speed("7b: decode, empty cache", "seven_b", sizes["seven_b"])
     larger = samples.get("seven_b")
-    add(_share("7b: share of the read limit", results, "7b", larger, sizes["seven_b"], 0.85))
+    add(_share("7b: share of the read limit", results, "7b", larger, sizes["seven_b"], Goal(0.85)))
+    add(_share("7b: share of reading its weights alone", results, "7b", larger, sizes["seven_b"]))
     return made
 
 
@@ -129,17 +132,21 @@ def _quotient(name: str, samples: Samples, above: str, below: str, goal: Goal) -
 
 def _share(
     name: str, results: Mapping[str, Any], model: str,
-    by_engine: Mapping[str, list[Sample]] | None, count: int, goal: float,
+    by_engine: Mapping[str, list[Sample]] | None, count: int, goal: Goal | None = None,
 ) -> Row | None:  # fmt: skip
-    """Bytes that decoding reads a second, divided by what the machine can read a second, in each round."""
+    """Bytes that decoding reads a second, divided by what the machine can read a second, in each round.
+
+    With a goal that is what it reads from private memory, without one what it reads of the model's weights.
+    """
     limits = results.get("bandwidth", {}).get(model)
-    if not limits or not by_engine:
+    rate = "bytes_per_second" if goal else "weights_bytes_per_second"
+    if not limits or not by_engine or rate not in limits[0]:
         return None
     shares = [
-        limit["bytes_per_token"] * count / sample.seconds / limit["bytes_per_second"]
+        limit["bytes_per_token"] * count / sample.seconds / limit[rate]
         for limit, sample in zip(limits, by_engine["cg"], strict=True)
     ]
-    return Row(name, "", {"cg": Spread.of(shares)}, {}, (Goal(goal),))
+    return Row(name, "", {"cg": Spread.of(shares)}, {}, (goal,) if goal else ())
 
 
 def _memory(private: Mapping[str, int]) -> Row | None:

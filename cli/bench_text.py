@@ -41,7 +41,14 @@ def tables(report: BenchReport) -> list[Table]:
         found.append((titles, [_batch_row(r) for r in batches]))
     limited = [r for r in report.results if report.limit(r) is not None]
     if limited:
-        titles = ("test", "threads", "read per token", "limit t/s", "share reached")
+        titles = (
+            "test",
+            "threads",
+            "read per token",
+            "limit t/s",
+            "share reached",
+            "of reading alone",
+        )
         found.append((titles, [_limit_row(report, r) for r in limited]))
     return found
 
@@ -53,8 +60,14 @@ def _batch_row(result: BenchResult) -> tuple[str, ...]:
 
 def _limit_row(report: BenchReport, result: BenchResult) -> tuple[str, ...]:
     megabytes = (result.bytes_per_token or 0) / 1e6
-    limit, share = report.limit(result), report.share(result)
-    return result.test, str(result.threads), f"{megabytes:.1f} MB", f"{limit:.2f}", f"{share:.1%}"
+    return (
+        result.test,
+        str(result.threads),
+        f"{megabytes:.1f} MB",
+        f"{report.limit(result):.2f}",
+        f"{report.share(result):.1%}",
+        f"{report.share(result, 'weights'):.1%}",
+    )
 
 
 def rows(report: BenchReport) -> list[tuple[str, ...]]:
@@ -94,13 +107,15 @@ def footer(report: BenchReport) -> str:
 
 def _bandwidth_lines(report: BenchReport) -> list[str]:
     lines = []
-    for threads in dict.fromkeys(b.threads for b in report.bandwidths):
-        whole = report.bandwidth(threads)
+    for threads, source in dict.fromkeys((b.threads, b.source) for b in report.bandwidths):
+        whole = report.bandwidth(threads, source)
         assert whole is not None  # one of these bandwidths at least
-        turns = ", ".join(_gigabytes(b) for b in report.bandwidths if b.threads == threads)
+        measured = (b for b in report.bandwidths if (b.threads, b.source) == (threads, source))
+        turns = ", ".join(_gigabytes(b) for b in measured)
         noun = "thread" if threads == 1 else "threads"
+        what = "read bandwidth" if source == "memory" else "weights where they lie"
         lines.append(
-            f"read bandwidth with {threads} {noun} {_gigabytes(whole)} GB/s "
+            f"{what} with {threads} {noun} {_gigabytes(whole)} GB/s "
             f"(in turns with the tests: {turns}; best pass {max(whole.passes) / 1e9:.1f})"
         )
     return lines
@@ -156,6 +171,7 @@ def as_json(report: BenchReport) -> dict[str, Any]:
             "passes_of_one": r.passes_of_one,
             "limit": report.limit(r),
             "share": report.share(r),
+            "share_of_weights": report.share(r, "weights"),
         }
         for r in report.results
     ]
@@ -167,6 +183,7 @@ def as_json(report: BenchReport) -> dict[str, Any]:
 
 def _record(report: BenchReport, result: BenchResult) -> dict[str, Any]:
     memory, bandwidth = report.peak_memory, report.bandwidth(result.threads)
+    weights = report.bandwidth(result.threads, "weights")
     return {
         "model": report.model,
         "type": report.type,
@@ -190,6 +207,8 @@ def _record(report: BenchReport, result: BenchResult) -> dict[str, Any]:
         "read_bandwidth": None if bandwidth is None else bandwidth.bytes_per_second,
         "limit": report.limit(result),
         "share": report.share(result),
+        "weights_bandwidth": None if weights is None else weights.bytes_per_second,
+        "share_of_weights": report.share(result, "weights"),
         "load_seconds": report.load_seconds,
         "tokenizer_seconds": report.tokenizer_seconds,
         "peak_memory": None if memory is None else memory.bytes,

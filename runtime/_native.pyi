@@ -121,6 +121,15 @@ def time_reads(size: int, threads: int, passes: int) -> list[float]:
     Seconds of each pass in which all threads together read a private buffer of size bytes.
     """
 
+def time_reads_of(
+    arrays: Sequence[
+        Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)]
+    ],
+    threads: int,
+    passes: int,
+) -> list[float]:
+    """Seconds of each pass in which all threads together read the arrays."""
+
 class Context:
     """Kernels of one instruction set and a team of threads."""
 

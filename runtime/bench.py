@@ -19,7 +19,7 @@ from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations, Backend
 from cg.runtime.optimized import OptimizedScales, open_scales
 from cg.runtime.process_memory import Memory, MemoryWatch
-from cg.runtime.roofline import Bandwidth, measure_read_bandwidth
+from cg.runtime.roofline import Bandwidth, Source, measure_read_bandwidth, measure_weights_bandwidth
 from cg.runtime.tokenizer import Tokenizer
 
 __all__ = ["BenchReport", "bench_model"]
@@ -46,27 +46,28 @@ class BenchReport:
     peak_memory: Memory | None
     results: tuple[BenchResult, ...]
     bandwidths: tuple[Bandwidth, ...] = ()
-    """Every measurement in the order of time, for each number of threads; none without a roofline."""
+    """Every measurement in the order of time, for each number of threads, of private memory and of the
+    model's weights; none without a roofline."""
     optimized_tensors: int = 0
     """Tensors whose scales are read in f16, from beside the model."""
     warning: str | None = None
     """Why the model did not run as fast as it was prepared to."""
 
-    def bandwidth(self, threads: int) -> Bandwidth | None:
+    def bandwidth(self, threads: int, source: Source = "memory") -> Bandwidth | None:
         """All measurements with this number of threads as one."""
-        measured = [b for b in self.bandwidths if b.threads == threads]
+        measured = [b for b in self.bandwidths if (b.threads, b.source) == (threads, source)]
         return reduce(Bandwidth.joined, measured) if measured else None
 
-    def limit(self, result: BenchResult) -> float | None:
+    def limit(self, result: BenchResult, source: Source = "memory") -> float | None:
         """Tokens per second that memory allows a generation test; None for others and without a roofline."""
-        bandwidth = self.bandwidth(result.threads)
+        bandwidth = self.bandwidth(result.threads, source)
         if bandwidth is None or result.bytes_per_token is None:
             return None
         return bandwidth.bytes_per_second / result.bytes_per_token
 
-    def share(self, result: BenchResult) -> float | None:
+    def share(self, result: BenchResult, source: Source = "memory") -> float | None:
         """The part of :meth:`limit` that a test reached."""
-        limit = self.limit(result)
+        limit = self.limit(result, source)
         return None if limit is None else result.tokens_per_second / limit
 
 
@@ -111,8 +112,11 @@ def bench_model(
         bandwidths: list[Bandwidth] = []
 
         def measure_bandwidths() -> None:
-            if roofline:
-                bandwidths.extend(measure_read_bandwidth(m.ops.threads) for m in models)
+            if not roofline:
+                return
+            for m in models:
+                bandwidths.append(measure_read_bandwidth(m.ops.threads))
+                bandwidths.append(measure_weights_bandwidth(m))
 
         engines = [Engine(m) for m in models]
         results = tuple(

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from cg.runtime import ops_native
 from cg.runtime.cache import KVDType
@@ -17,7 +21,9 @@ from cg.runtime.errors import BackendError, UsageError
 from cg.runtime.free_memory import available_memory
 from cg.runtime.models.gemma import Gemma
 
-__all__ = ["Bandwidth", "bytes_per_token", "measure_read_bandwidth"]
+__all__ = ["Bandwidth", "Source", "bytes_per_token", "measure_read_bandwidth", "measure_weights_bandwidth"]
+
+Source = Literal["memory", "weights"]
 
 _BUFFERS = (1 << 30, 512 << 20, 256 << 20)
 """Bytes to read per pass, by choice: beyond any cache, and a pass takes long against starting threads."""
@@ -29,9 +35,11 @@ class Bandwidth:
 
     threads: int
     buffer_bytes: int
-    """Read by all threads together in one pass: a private buffer, on huge pages where the system has them."""
+    """Read by all threads together in one pass."""
     passes: tuple[float, ...]
     """Bytes per second of each pass, in the order of time."""
+    source: Source = "memory"
+    """A private buffer, on huge pages where the system has them; or a model's weights where they lie."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -47,12 +55,15 @@ class Bandwidth:
         """Both measurements as one.
 
         Raises:
-            UsageError: they are of different numbers of threads.
+            UsageError: they are of different numbers of threads, or of different memory.
         """
-        if later.threads != self.threads:
-            raise UsageError(f"bandwidths of {self.threads} and of {later.threads} threads cannot be joined")
+        if (later.threads, later.source) != (self.threads, self.source):
+            raise UsageError(
+                f"bandwidths of {self.threads} threads from {self.source} and of {later.threads} threads "
+                f"from {later.source} cannot be joined"
+            )
         smaller = min(self.buffer_bytes, later.buffer_bytes)
-        return Bandwidth(self.threads, smaller, self.passes + later.passes)
+        return Bandwidth(self.threads, smaller, self.passes + later.passes, self.source)
 
 
 def measure_read_bandwidth(threads: int, *, passes: int = 8, buffer_bytes: int | None = None) -> Bandwidth:
@@ -65,6 +76,41 @@ def measure_read_bandwidth(threads: int, *, passes: int = 8, buffer_bytes: int |
         BackendError: no compiled extension, too little free memory, or the system refuses the threads.
         UsageError: an impossible number of threads or passes, or a buffer that is no multiple of 8 bytes.
     """
+    _check(threads, passes)
+    size = _buffer_size() if buffer_bytes is None else buffer_bytes
+    if size < 8 or size % 8:
+        raise UsageError(f"a buffer of {size} bytes is no multiple of 8")
+    import cg.runtime._native as native
+
+    seconds = _timed(threads, lambda: native.time_reads(size, threads, passes))
+    return Bandwidth(threads, size, tuple(size / s for s in seconds))
+
+
+def measure_weights_bandwidth(model: Gemma, *, passes: int = 4) -> Bandwidth:
+    """Read the matrices of a model several times where they lie, with as many threads as it has.
+
+    A token cannot be generated faster than that. It is less than :func:`measure_read_bandwidth` where the
+    pages of the file are small or badly placed: another copy of it may read faster.
+
+    Raises:
+        BackendError: no compiled extension, or the system refuses the threads.
+        UsageError: an impossible number of threads or passes.
+    """
+    threads = model.ops.threads
+    _check(threads, passes)
+    arrays = []
+    for weight in model.matrices():
+        arrays.append(weight.data)
+        if weight.scales is not None:
+            arrays.append(weight.scales.reshape(-1).view(np.uint8))
+    size = sum(array.nbytes for array in arrays)
+    import cg.runtime._native as native
+
+    seconds = _timed(threads, lambda: native.time_reads_of(arrays, threads, passes))
+    return Bandwidth(threads, size, tuple(size / s for s in seconds), "weights")
+
+
+def _check(threads: int, passes: int) -> None:
     problem = ops_native.import_problem()
     if problem is not None:
         raise BackendError(
@@ -75,18 +121,15 @@ def measure_read_bandwidth(threads: int, *, passes: int = 8, buffer_bytes: int |
         raise UsageError(
             f"{threads} threads, {passes} passes: use 1 to {ops_native.MAX_THREADS} threads, 1 pass or more"
         )
-    size = _buffer_size() if buffer_bytes is None else buffer_bytes
-    if size < 8 or size % 8:
-        raise UsageError(f"a buffer of {size} bytes is no multiple of 8")
-    import cg.runtime._native as native
 
+
+def _timed(threads: int, measure: Callable[[], list[float]]) -> list[float]:
     try:
-        seconds = native.time_reads(size, threads, passes)
+        return measure()
     except RuntimeError as error:
         raise BackendError(
             f"read bandwidth with {threads} threads: {error}", hint="use fewer threads"
         ) from error
-    return Bandwidth(threads, size, tuple(size / s for s in seconds))
 
 
 def bytes_per_token(model: Gemma, depth: int = 0, *, kv_dtype: KVDType = "f16") -> int:
@@ -96,11 +139,12 @@ def bytes_per_token(model: Gemma, depth: int = 0, *, kv_dtype: KVDType = "f16") 
     and the keys and values of ``depth + 1`` tokens: those held, and the step's own.
     """
     config, table = model.config, model.embed_tokens
-    layers = sum(getattr(layer, f.name).nbytes for layer in model.layers for f in fields(layer))
+    matrices = sum(weight.nbytes for weight in model.matrices())
+    norms = sum(w.input_layernorm.nbytes + w.post_attention_layernorm.nbytes for w in model.layers)
     row = table.nbytes // table.rows
     entry = config.num_key_value_heads * config.head_dim * (2 if kv_dtype == "f16" else 4)
     cache = 2 * config.num_hidden_layers * entry * (depth + 1)
-    return int(layers) + model.lm_head.nbytes + model.norm.nbytes + row + cache
+    return matrices + norms + model.norm.nbytes + row + cache
 
 
 def _buffer_size() -> int:

@@ -6,6 +6,7 @@ are stored as w and applied as (1 + w), the output head is the embedding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -59,6 +60,11 @@ class Gemma:
             )
             for p in (f"model.layers.{i}" for i in range(config.num_hidden_layers))
         ]
+
+    def matrices(self) -> list[Tensor]:
+        """The weights that every token is multiplied with, in order: of all layers, and the output head."""
+        fields = (getattr(layer, f.name) for layer in self.layers for f in dataclasses.fields(layer))
+        return [*(weight for weight in fields if isinstance(weight, Tensor)), self.lm_head]
 
     def forward(self, ids: Ids, cache: KVCache, *, last_only: bool = True) -> Floats:
         """Run ``ids`` at the end of the cache; logits ``[1, vocab]`` of the last, or of all ``[T, vocab]``.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <stdexcept>
 #include <thread>
 
@@ -16,17 +17,25 @@ namespace {
 constexpr size_t kHugePage = 2 << 20;
 // A thread takes the next piece when it is done with one: a core that others use as well does not hold up
 // the rest. 2 MiB, so that taking them costs nothing.
-constexpr int64_t kPieceWords = 1 << 18;
+constexpr int64_t kPieceBytes = 2 << 20;
 // Independent sums: with one, a core would wait for its additions rather than for memory.
 constexpr int kSums = 16;
 
-uint64_t sum(const uint64_t* words, int64_t n) {
+uint64_t word_at(const uint8_t* p) {
+  uint64_t r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
+
+uint64_t sum(const uint8_t* bytes, int64_t n) {
+  constexpr int64_t kWord = sizeof(uint64_t);
   uint64_t sums[kSums] = {};
   int64_t i = 0;
-  for (; i + kSums <= n; i += kSums) {
-    for (int k = 0; k < kSums; k++) sums[k] += words[i + k];
+  for (; i + kSums * kWord <= n; i += kSums * kWord) {
+    for (int k = 0; k < kSums; k++) sums[k] += word_at(bytes + i + k * kWord);
   }
-  for (; i < n; i++) sums[0] += words[i];
+  for (; i + kWord <= n; i += kWord) sums[0] += word_at(bytes + i);
+  for (; i < n; i++) sums[0] += bytes[i];
   uint64_t total = 0;
   for (const uint64_t s : sums) total += s;
   return total;
@@ -46,16 +55,16 @@ class Threads {
   std::vector<std::thread> threads_;
 };
 
-// Calls f(begin, end) for pieces of [0, n) on `threads` threads, the calling one among them. They are started
-// for this call alone: a few dozen microseconds, of tens of milliseconds.
+// Calls f(begin, end) for pieces of bytes [0, n) on `threads` threads, the calling one among them. They are
+// started for this call alone: a few dozen microseconds, of tens of milliseconds.
 template <class F>
 void share_out(int64_t n, int threads, F f) {
   std::atomic<int64_t> next{0};
   auto work = [&] {
     for (;;) {
-      const int64_t begin = next.fetch_add(kPieceWords, std::memory_order_relaxed);
+      const int64_t begin = next.fetch_add(kPieceBytes, std::memory_order_relaxed);
       if (begin >= n) return;
-      f(begin, std::min(begin + kPieceWords, n));
+      f(begin, std::min(begin + kPieceBytes, n));
     }
   };
   Threads others;
@@ -74,25 +83,40 @@ ReadBuffer::ReadBuffer(size_t size, int threads)
   // It fails where the system has no huge pages, and then small ones are the best there is.
   (void)madvise(first_, size, MADV_HUGEPAGE);
 #endif
-  share_out(words_, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) first_[i] = static_cast<uint64_t>(i);
+  constexpr int64_t kWord = sizeof(uint64_t);
+  share_out(words_ * kWord, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin / kWord; i < end / kWord; i++) first_[i] = static_cast<uint64_t>(i);
   });
 }
 
-uint64_t ReadBuffer::read(int threads) const {
+std::vector<Span> ReadBuffer::spans() const {
+  return {{reinterpret_cast<const uint8_t*>(first_), static_cast<size_t>(words_) * sizeof(uint64_t)}};
+}
+
+uint64_t read_all(const std::vector<Span>& spans, int threads) {
+  // A span is cut on its own: its words count from its beginning.
+  std::vector<int64_t> starts{0};
+  for (const Span& span : spans) {
+    const auto pieces = (static_cast<int64_t>(span.size) + kPieceBytes - 1) / kPieceBytes;
+    starts.push_back(starts.back() + pieces * kPieceBytes);
+  }
   std::atomic<uint64_t> total{0};
-  share_out(words_, threads, [&](int64_t begin, int64_t end) { total += sum(first_ + begin, end - begin); });
+  share_out(starts.back(), threads, [&](int64_t begin, int64_t) {
+    const auto at = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
+    const Span& span = spans[static_cast<size_t>(at)];
+    const int64_t offset = begin - starts[static_cast<size_t>(at)];
+    total += sum(span.begin + offset, std::min(kPieceBytes, static_cast<int64_t>(span.size) - offset));
+  });
   return total;
 }
 
-std::vector<double> time_reads(size_t size, int threads, int passes) {
+std::vector<double> time_reads(const std::vector<Span>& spans, int threads, int passes) {
   using Clock = std::chrono::steady_clock;
-  const ReadBuffer buffer(size, threads);
-  const uint64_t expected = buffer.read(threads);
+  const uint64_t expected = read_all(spans, threads);
   std::vector<double> seconds;
   for (int i = 0; i < passes; i++) {
     const Clock::time_point start = Clock::now();
-    const uint64_t total = buffer.read(threads);
+    const uint64_t total = read_all(spans, threads);
     seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
     // Also keeps the compiler from leaving the reading out.
     if (total != expected) throw std::runtime_error("two passes over the same memory gave different sums");

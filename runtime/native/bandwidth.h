@@ -8,15 +8,28 @@
 
 namespace cg {
 
+// Memory at any address.
+struct Span {
+  const uint8_t* begin;
+  size_t size;
+};
+
+// Reads all spans once, `threads` threads together, and returns the sum of their words modulo 2^64; a word is
+// 8 bytes in the machine's order, the bytes that a span has beside whole words count one by one. Throws
+// std::system_error if a thread is refused.
+uint64_t read_all(const std::vector<Span>& spans, int threads);
+
+// Seconds of each of `passes` passes over the spans, after one that is not counted. Throws as read_all, and
+// std::runtime_error if a pass did not add up.
+std::vector<double> time_reads(const std::vector<Span>& spans, int threads, int passes);
+
 // A private buffer whose word i holds i, on huge pages where the system has them: files are mapped so too.
 class ReadBuffer {
  public:
   // Of `size` bytes, a multiple of 8. Throws std::bad_alloc, and std::system_error if a thread is refused.
   ReadBuffer(size_t size, int threads);
 
-  // Reads all of it once, `threads` threads together, and returns the sum of the words modulo 2^64.
-  uint64_t read(int threads) const;
-
+  std::vector<Span> spans() const;
   int64_t words() const { return words_; }
 
  private:
@@ -24,9 +37,5 @@ class ReadBuffer {
   uint64_t* first_ = nullptr;
   int64_t words_;
 };
-
-// Seconds of each of `passes` passes over a new buffer of `size` bytes, after one that is not counted.
-// Throws as ReadBuffer, and std::runtime_error if a pass did not add up.
-std::vector<double> time_reads(size_t size, int threads, int passes);
 
 }  // namespace cg

@@ -198,7 +198,15 @@ std::vector<std::pair<std::string, bool>> isas() {
 
 std::vector<double> time_reads(int64_t size, int threads, int passes) {
   nb::gil_scoped_release release;
-  return cg::time_reads(static_cast<size_t>(size), threads, passes);
+  const cg::ReadBuffer buffer(static_cast<size_t>(size), threads);
+  return cg::time_reads(buffer.spans(), threads, passes);
+}
+
+std::vector<double> time_reads_of(const std::vector<Bytes>& arrays, int threads, int passes) {
+  std::vector<cg::Span> spans;
+  for (const Bytes& array : arrays) spans.push_back({array.data(), array.size()});
+  nb::gil_scoped_release release;
+  return cg::time_reads(spans, threads, passes);
 }
 
 std::optional<std::string> isa_failure(const std::string& name) {
@@ -247,6 +255,8 @@ NB_MODULE(_native, m) {
            "Of each layer norm, q, k, v, o, norm, gate, up, down; norms as they are applied.");
   m.def("time_reads", &time_reads, "size"_a, "threads"_a, "passes"_a,
         "Seconds of each pass in which all threads together read a private buffer of size bytes.");
+  m.def("time_reads_of", &time_reads_of, "arrays"_a, "threads"_a, "passes"_a,
+        "Seconds of each pass in which all threads together read the arrays.");
 
   nb::class_<cg::Context>(m, "Context", "Kernels of one instruction set and a team of threads.")
       .def(nb::new_(&make_context), "isa"_a, "threads"_a, "An empty name takes the best instruction set.")

@@ -50,8 +50,8 @@ void Context::store(const float* entries, int64_t kv_heads, const LayerArgs& arg
   const int64_t dim = args.head_dim;
   team_->split(args.tokens, args.tokens * kv_heads * dim, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin * kv_heads; i < end * kv_heads; i++) {
-      uint8_t* entry = part.data + i % kv_heads * part.head_stride +
-                       (args.position + i / kv_heads) * part.token_stride;
+      uint8_t* entry =
+          part.data + i % kv_heads * part.head_stride + (args.position + i / kv_heads) * part.token_stride;
       if (args.half) {
         kernels_.to_f16(entries + i * dim, dim, entry);
       } else {

@@ -70,6 +70,12 @@ def test_share_of_the_limit() -> None:
     samples = _samples(decode={"cg": [2.0]})
     _, share = rows(_results(bandwidth={"2b": limits}), samples)
     assert share.values["cg"].median == 32 / 2.0 * 2.0 / 40.0
+    assert share.goals == (Goal(0.90),)
+    limits[0]["weights_bytes_per_second"] = 36.0
+    _, share, alone = rows(_results(bandwidth={"2b": limits}), samples)
+    assert share.values["cg"].median == 0.8
+    assert alone.values["cg"].median == 32 / 36.0
+    assert alone.goals == ()
     assert len(rows(_results(bandwidth={}), samples)) == 1
 
 

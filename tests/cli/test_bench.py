@@ -111,11 +111,12 @@ def test_roofline(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"\n tg2 +2 +1\.\d MB +[\d.]+ +[\d.]+% ", result.stdout)
     assert re.search(r"read bandwidth with 2 threads [\d.]+ GB/s", result.stdout)
     data = json.loads(result.stdout.splitlines()[-1])
-    before, after = data["bandwidths"]
-    assert before["threads"] == after["threads"] == 2
-    assert before["bytes_per_second"] > 1e8
+    assert re.search(r"weights where they lie with 2 threads [\d.]+ GB/s", result.stdout)
+    assert [(b["source"], b["threads"]) for b in data["bandwidths"]] == [("memory", 2), ("weights", 2)] * 2
+    assert all(b["bytes_per_second"] > 1e8 for b in data["bandwidths"])
     assert data["results"][1]["limit"] > 0
     assert data["results"][1]["share"] > 0
+    assert data["results"][1]["share_of_weights"] > 0
 
     monkeypatch.setattr(ops_native, "_problem", "compiled kernels are missing")
     result = cg(golden / "gemma-mqa-JQ4", *small, "--roofline")
@@ -219,14 +220,21 @@ def test_the_roofline_has_a_table_and_a_line_per_number_of_threads() -> None:
         Bandwidth(2, 1 << 30, (30e9, 24e9)),
         Bandwidth(1, 1 << 30, (10e9, 17e9)),
         Bandwidth(2, 1 << 30, (20e9, 20e9)),
+        Bandwidth(1, 1 << 20, (16e9, 14e9), "weights"),
+        Bandwidth(2, 1 << 20, (25e9,), "weights"),
     )
     both = replace(report(None, None, *tests), bandwidths=measured)
     _, (titles, cells) = bench_text.tables(both)
-    assert titles == ("test", "threads", "read per token", "limit t/s", "share reached")
-    assert cells == [("tg4", "1", "1500.0 MB", "11.67", "68.6%"), ("tg4", "2", "1500.0 MB", "18.00", "88.9%")]
+    assert titles == ("test", "threads", "read per token", "limit t/s", "share reached", "of reading alone")
+    assert cells == [
+        ("tg4", "1", "1500.0 MB", "11.67", "68.6%", "75.0%"),
+        ("tg4", "2", "1500.0 MB", "18.00", "88.9%", "96.0%"),
+    ]
     assert bench_text.footer(both).splitlines()[1:] == [
         "read bandwidth with 1 thread 17.5 GB/s (in turns with the tests: 18.0, 17.0; best pass 18.0)",
         "read bandwidth with 2 threads 27.0 GB/s (in turns with the tests: 30.0, 20.0; best pass 30.0)",
+        "weights where they lie with 1 thread 16.0 GB/s (in turns with the tests: 16.0; best pass 16.0)",
+        "weights where they lie with 2 threads 25.0 GB/s (in turns with the tests: 25.0; best pass 25.0)",
     ]
     assert bench_text.as_json(both)["bandwidths"][3]["bytes_per_second"] == 20e9
     assert json.loads(bench_text.as_line(both)) == json.loads(json.dumps(bench_text.as_json(both)))
@@ -234,6 +242,8 @@ def test_the_roofline_has_a_table_and_a_line_per_number_of_threads() -> None:
         pytest.approx(8 / (17.5 / 1.5)),
         pytest.approx(16 / 18),
     ]
+    last = json.loads(bench_text.as_jsonl(both).splitlines()[-1])
+    assert (last["weights_bandwidth"], last["share_of_weights"]) == (25e9, pytest.approx(0.96))
 
 
 def test_footer() -> None:

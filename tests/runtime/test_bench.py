@@ -13,6 +13,7 @@ from cg.runtime.bench import BenchReport, bench_model
 from cg.runtime.bench_tests import BenchOptions, BenchResult
 from cg.runtime.errors import TokenizerError, UsageError
 from cg.runtime.formats.checkpoint import Checkpoint
+from cg.runtime.models.gemma import Gemma
 from cg.runtime.roofline import Bandwidth
 
 
@@ -83,7 +84,11 @@ def test_bandwidth_is_measured_around_the_tests_of_every_depth(
         order.append(f"bandwidth {threads}")
         return Bandwidth(threads, 64, (next(rates),))
 
+    def measure_weights(model: Gemma) -> Bandwidth:
+        return Bandwidth(model.ops.threads, 64, (50.0,), "weights")
+
     monkeypatch.setattr(bench, "measure_read_bandwidth", measure)
+    monkeypatch.setattr(bench, "measure_weights_bandwidth", measure_weights)
     report = bench_model(
         golden / "gemma-mqa-JQ4",
         BenchOptions((2,), (3,), repetitions=1, depths=(0, 5)),
@@ -97,14 +102,17 @@ def test_bandwidth_is_measured_around_the_tests_of_every_depth(
     assert runs[:2] == [0, 1]
     assert runs[-1] == len(order) - 1
     assert order[runs[3] + 1] == "fill 5/5"
-    assert [b.threads for b in report.bandwidths] == [1, 2] * 3
+    assert [b.threads for b in report.bandwidths] == [1, 1, 2, 2] * 3
+    assert [b.source for b in report.bandwidths] == ["memory", "weights"] * 6
     assert report.bandwidth(1) == Bandwidth(1, 64, (100.0, 300.0, 200.0))  # median of the better two: 250
     assert report.bandwidth(2) == Bandwidth(2, 64, (400.0, 600.0, 500.0))
+    assert report.bandwidth(1, "weights") == Bandwidth(1, 64, (50.0,) * 3, "weights")
     assert report.bandwidth(3) is None
     shallow = next(r for r in report.results if (r.test, r.threads) == ("tg3", 1))
     deep = next(r for r in report.results if (r.test, r.threads) == ("tg3@d5", 2))
     assert shallow.bytes_per_token is not None
     assert report.limit(shallow) == 250 / shallow.bytes_per_token
+    assert report.limit(shallow, "weights") == 50 / shallow.bytes_per_token
     assert deep.bytes_per_token is not None
     assert report.limit(deep) == 550 / deep.bytes_per_token
     assert deep.bytes_per_token > shallow.bytes_per_token

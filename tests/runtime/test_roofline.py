@@ -14,7 +14,7 @@ from cg.runtime.formats.checkpoint import Checkpoint
 from cg.runtime.loading import load_gemma
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.process_memory import read_memory
-from cg.runtime.roofline import Bandwidth, bytes_per_token, measure_read_bandwidth
+from cg.runtime.roofline import Bandwidth, bytes_per_token, measure_read_bandwidth, measure_weights_bandwidth
 
 MB = 1 << 20
 
@@ -59,6 +59,31 @@ def test_measuring(threads: int) -> None:
         assert after.bytes - before.bytes < 32 * MB  # the buffer is gone
 
 
+@pytest.mark.parametrize("name", ["gemma-mqa", "gemma-mqa-JQ4-embed"])
+def test_reading_the_weights_where_they_lie(name: str, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def time_reads_of(arrays: list[Any], threads: int, passes: int) -> list[float]:
+        asked.append((arrays, threads, passes))
+        return real(arrays, threads, passes)
+
+    real = native.time_reads_of
+    monkeypatch.setattr(native, "time_reads_of", time_reads_of)
+    with Checkpoint.open(golden / name) as checkpoint:
+        model = load_gemma(checkpoint, backend="native", threads=2)
+        measured = measure_weights_bandwidth(model, passes=3)
+        matrices = [t for n, t in checkpoint.tensors.items() if "norm" not in n]
+        assert (measured.threads, measured.source, len(measured.passes)) == (2, "weights", 3)
+        assert measured.buffer_bytes == sum(t.nbytes for t in matrices)
+        assert all(1e7 < rate < 1e13 for rate in measured.passes)
+        ((arrays, threads, passes),) = asked
+        assert (threads, passes) == (2, 3)
+        parts = [part for t in matrices for part in (t.data, t.scales) if part is not None]
+        assert {a.ctypes.data for a in arrays} == {part.ctypes.data for part in parts}  # no copies
+        with pytest.raises(UsageError, match="0 passes"):
+            measure_weights_bandwidth(model, passes=0)
+
+
 def test_what_is_asked_of_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -91,8 +116,10 @@ def test_the_bandwidth_is_the_median_of_the_better_half() -> None:
 def test_measurements_are_joined_in_the_order_of_time() -> None:
     joined = Bandwidth(2, 16, (4.0, 1.0)).joined(Bandwidth(2, 8, (3.0,)))
     assert joined == Bandwidth(2, 8, (4.0, 1.0, 3.0))
-    with pytest.raises(UsageError, match="of 2 and of 1 threads"):
+    with pytest.raises(UsageError, match="of 2 threads from memory and of 1 threads from memory"):
         joined.joined(Bandwidth(1, 8, (1.0,)))
+    with pytest.raises(UsageError, match="of 2 threads from memory and of 2 threads from weights"):
+        joined.joined(Bandwidth(2, 8, (1.0,), "weights"))
 
 
 @pytest.mark.parametrize(
