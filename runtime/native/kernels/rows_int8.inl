@@ -10,9 +10,12 @@ constexpr int64_t kPieceGroups = 64;
 constexpr int64_t kWholeGroups = 128;
 constexpr int64_t kTileRows = 16;
 constexpr int kRowTokens = 8;
-// How far ahead weights are asked for, in groups of Q4; of pieces, half of that was best.
+// How far ahead weights are asked for into the second cache, in groups of Q4; of pieces, half of that was
+// best.
 constexpr int64_t kLead = kPrefetchBytes / 128;
 constexpr int64_t kPieceLead = kLead / 2;
+// And from there into the first, for one token.
+constexpr int64_t kNear = 16;
 
 // Eight blocks with T tokens, which lie next to each other.
 template <Format format, int T>
@@ -40,10 +43,11 @@ CG_INLINE void add_rest(const ProductArgs& args, int64_t row, int64_t token, int
   add_group<format, T>(rest, rest_scales, group_of(args, token, begin / kBlockGroup), sums);
 }
 
-// A row's groups [first, last); the weights `ahead` blocks from each are asked for.
+// A row's groups [first, last); the weights `ahead` blocks from each are asked for. What is added next begins
+// `gap` blocks behind these groups.
 template <Format format, int T>
 CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, int64_t first, int64_t last,
-                          int64_t ahead, F* sums) {
+                          int64_t ahead, int64_t gap, F* sums) {
   constexpr int64_t kScale = scale_bytes(format), kGroupScales = kBlockGroup * kScale;
   constexpr int64_t kGroupBytes = kBlockGroup * bytes_of(format, kBlock);
   const int64_t block = row * (args.weight.cols / kBlock) + first * kBlockGroup;
@@ -54,6 +58,12 @@ CG_INLINE void add_groups(const ProductArgs& args, int64_t row, int64_t token, i
   for (int64_t g = first; g < last; g++) {
     for (int64_t line = 0; line < kGroupBytes; line += 64) prefetch_far(data + far + line);
     prefetch_far(scales + far_scales);
+    if constexpr (T == 1) {  // more tokens are not that quick
+      const int64_t near = kNear * kBlockGroup + (g + kNear < last ? 0 : gap);
+      for (int64_t line = 0; line < kGroupBytes; line += 64)
+        prefetch(data + bytes_of(format, near * kBlock) + line);
+      prefetch(scales + near * kScale);
+    }
     add_group<format, T>(data, scales, x, sums);
     data += kGroupBytes;
     scales += kGroupScales;
@@ -78,7 +88,8 @@ CG_INLINE void row_tile(const ProductArgs& args, int64_t begin, int64_t end, int
       const int64_t ahead = whole              ? kLead * kBlockGroup
                             : row + lead < end ? lead * blocks
                                                : (begin - end + lead) * blocks + piece * kBlockGroup;
-      add_groups<format, T>(args, row, token, first, last, ahead, own);
+      add_groups<format, T>(args, row, token, first, last, ahead, whole ? 0 : blocks - piece * kBlockGroup,
+                            own);
       if (last < groups) {
         for (int t = 0; t < T; t++) sums[(row - begin) * T + t] = own[t];
       } else {
