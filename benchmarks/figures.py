@@ -77,6 +77,9 @@ def rows(results: Mapping[str, Any], samples: Samples) -> list[Row]:
     decode = samples.get("decode")
     add(_share("decode, share of the read limit", results, "2b", decode, tokens, Goal(0.90)))
     add(_share("decode, share of reading its weights alone", results, "2b", decode, tokens))
+    speed(
+        "decode, the peers with their default Q4_0", "default", tokens, Goal(1.45, "llama"), Goal(1.25, "ik")
+    )
     speed(f"prompt of {prompt}", "prompt", prompt, Goal(1.7, "llama"), Goal(1.2, "ik"))
     behind = f"decode behind {depth} tokens"
     speed(behind, "depth", tokens)

@@ -3,9 +3,10 @@
     python ggml_quantize.py SOURCE.gguf OUT.gguf THREADS [TYPE [IMATRIX.npz]]
 
 Prints the seconds of the call alone, as JSON: ``llama-quantize`` has no Python to start. Without a type every
-matrix becomes Q4_0, the embedding too ("pure"), as ``cg quantize`` does it. With one, ``Q4_0`` or ``Q4_K_M``,
-the embedding keeps bf16, and the other matrices get what llama.cpp gives them; the importance matrix has an
-array per tensor, mean squares of its inputs.
+matrix becomes Q4_0, the embedding too ("pure"), as ``cg quantize`` does it. ``default`` is Q4_0 as
+``llama-quantize`` makes it by default, with an embedding in Q6_K. With ``Q4_0`` or ``Q4_K_M`` the embedding
+keeps bf16, and the other matrices get what llama.cpp gives them; the importance matrix has an array per
+tensor, mean squares of its inputs.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def _main(
     api.llama_backend_init()
     params = api.llama_model_quantize_default_params()
     params.nthread = int(threads)
-    if kind is None:
+    if kind is None or kind == "default":
         params.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
-        params.pure = True
+        params.pure = kind is None
     else:
         params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind}")
         params.token_embedding_type = params.output_tensor_type = _BF16

@@ -36,7 +36,7 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parent.parent
 _PAGE = _ROOT / "docs" / "reference" / "benchmarks.md"
-_PHASES = ("quantize", "start", "main", "original")
+_PHASES = ("quantize", "start", "main", "default", "original")
 
 
 def main(arguments: list[str] | None = None) -> None:

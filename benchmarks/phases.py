@@ -141,6 +141,23 @@ class Run:
             ]
             run_rounds(questions, workers, self.rounds * s.decodes, self.samples, self.say)
 
+    def default(self) -> None:
+        """Decoding beside the peers with the file that their own quantizer makes by default."""
+        if "llama" not in self.pythons:
+            return
+        if not self.weights.gguf_default.is_file():
+            programs.reported(self.weights.quantize_by_default(self.pythons["llama"], self.threads))
+        commands: dict[str, Sequence[str]] = {"cg": self._cg(self.weights.q4)}
+        for engine in ("llama", "ik"):
+            if engine in self.pythons:
+                commands[engine] = self._ggml(engine, self.weights.gguf_default)
+        arguments = {"ids": self._ids(self.sizes.decode)}
+        question = Question("default", "decode", arguments, tuple(commands))
+        with self._workers(commands, " (default file)") as workers:
+            for worker in workers.values():
+                worker.ask("decode", **arguments)
+            run_rounds([question], workers, self.rounds * self.sizes.decodes, self.samples, self.say)
+
     def original(self) -> None:
         """A prompt on the unquantized weights."""
         commands = {"cg": self._cg(self.weights.source), "torch": self._torch("f32")}

@@ -39,6 +39,7 @@ class Weights:
         self.q4 = self.folder / f"cg-{cg.__version__}-q4"
         self.gguf = self.folder / "bf16.gguf"
         self.gguf_q4 = self.folder / "q4_0.gguf"
+        self.gguf_default = self.folder / "q4_0-default.gguf"
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -67,6 +68,11 @@ class Weights:
         """The command that makes ``gguf_q4`` anew."""
         script = str(_HERE / "ggml_quantize.py")
         return [str(python), script, str(self.gguf), str(self.gguf_q4), str(threads)]
+
+    def quantize_by_default(self, python: Path, threads: int) -> list[str]:
+        """The command that makes ``gguf_default``: Q4_0 as llama.cpp's users have it."""
+        script = str(_HERE / "ggml_quantize.py")
+        return [str(python), script, str(self.gguf), str(self.gguf_default), str(threads), "default"]
 
     def with_tokenizer(self) -> Path | None:
         """The Q4 folder beside Gemma's real tokenizer; None without npm, which has it.

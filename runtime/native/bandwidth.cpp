@@ -7,14 +7,9 @@
 #include <stdexcept>
 #include <thread>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace cg {
 namespace {
 
-constexpr size_t kHugePage = 2 << 20;
 // A thread takes the next piece when it is done with one: a core that others use as well does not hold up
 // the rest. 2 MiB, so that taking them costs nothing.
 constexpr int64_t kPieceBytes = 2 << 20;
@@ -75,22 +70,16 @@ void share_out(int64_t n, int threads, F f) {
 }  // namespace
 
 ReadBuffer::ReadBuffer(size_t size, int threads)
-    : memory_(new std::byte[size + kHugePage]), words_(static_cast<int64_t>(size / sizeof(uint64_t))) {
-  void* start = memory_.get();
-  size_t space = size + kHugePage;
-  first_ = static_cast<uint64_t*>(std::align(kHugePage, size, start, space));
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  // It fails where the system has no huge pages, and then small ones are the best there is.
-  (void)madvise(first_, size, MADV_HUGEPAGE);
-#endif
+    : memory_(size), words_(static_cast<int64_t>(size / sizeof(uint64_t))) {
+  auto* first = static_cast<uint64_t*>(memory_.data());
   constexpr int64_t kWord = sizeof(uint64_t);
   share_out(words_ * kWord, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin / kWord; i < end / kWord; i++) first_[i] = static_cast<uint64_t>(i);
+    for (int64_t i = begin / kWord; i < end / kWord; i++) first[i] = static_cast<uint64_t>(i);
   });
 }
 
 std::vector<Span> ReadBuffer::spans() const {
-  return {{reinterpret_cast<const uint8_t*>(first_), static_cast<size_t>(words_) * sizeof(uint64_t)}};
+  return {{static_cast<const uint8_t*>(memory_.data()), memory_.size()}};
 }
 
 uint64_t read_all(const std::vector<Span>& spans, int threads) {

@@ -3,8 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
+
+#include "aligned_buffer.h"
 
 namespace cg {
 
@@ -23,7 +24,7 @@ uint64_t read_all(const std::vector<Span>& spans, int threads);
 // std::runtime_error if a pass did not add up.
 std::vector<double> time_reads(const std::vector<Span>& spans, int threads, int passes);
 
-// A private buffer whose word i holds i, on huge pages where the system has them: files are mapped so too.
+// A private buffer whose word i holds i, on huge pages if it is large: files are mapped so too.
 class ReadBuffer {
  public:
   // Of `size` bytes, a multiple of 8. Throws std::bad_alloc, and std::system_error if a thread is refused.
@@ -33,8 +34,7 @@ class ReadBuffer {
   int64_t words() const { return words_; }
 
  private:
-  std::unique_ptr<std::byte[]> memory_;
-  uint64_t* first_ = nullptr;
+  AlignedBuffer memory_;
   int64_t words_;
 };
 

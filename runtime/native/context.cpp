@@ -11,20 +11,15 @@ namespace {
 
 // Rows of a gate that wait for their ups, in a product of few tokens.
 constexpr int64_t kGateRows = 64;
-constexpr size_t kCacheLine = 64;
 
 }  // namespace
 
 void* Scratch::bytes(size_t size) {
-  if (size > size_) {
-    memory_.reset();  // first, so that old and new do not coexist
-    size_ = 0;
-    memory_.reset(new std::byte[size + kCacheLine]);
-    size_ = size;
+  if (size > buffer_.size()) {
+    buffer_ = AlignedBuffer();  // first, so that old and new do not coexist
+    buffer_ = AlignedBuffer(size);
   }
-  void* p = memory_.get();
-  size_t space = size_ + kCacheLine;
-  return std::align(kCacheLine, size, p, space);
+  return buffer_.data();
 }
 
 // Activations as the products of one call want them.

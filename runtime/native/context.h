@@ -6,12 +6,13 @@
 #include <memory>
 #include <mutex>
 
+#include "aligned_buffer.h"
 #include "kernels/kernels.h"
 #include "pool.h"
 
 namespace cg {
 
-// Memory that only grows, aligned to cache lines.
+// Memory that only grows.
 class Scratch {
  public:
   template <class T>
@@ -22,8 +23,7 @@ class Scratch {
  private:
   void* bytes(size_t size);
 
-  std::unique_ptr<std::byte[]> memory_;
-  size_t size_ = 0;
+  AlignedBuffer buffer_;
 };
 
 // Activations [tokens, cols] that enter a product; normalized (RMSNorm) on their way when `norm` is there.
