@@ -18,6 +18,8 @@ ENGINES = {
     "ik": "ik_llama.cpp",
     "torch": "torch",
 }
+_LIMIT, _WEIGHTS = "bytes_per_second", "weights_bytes_per_second"
+"""What a program that only reads gets from private memory, and of the model's weights where they lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ def rows(results: Mapping[str, Any], samples: Samples) -> list[Row]:
 
     speed("decode, empty cache", "decode", tokens, Goal(1.45, "llama"), Goal(1.25, "ik"))
     decode = samples.get("decode")
-    add(_share("decode, share of the read limit", results, "2b", decode, tokens, Goal(0.90)))
-    add(_share("decode, share of reading its weights alone", results, "2b", decode, tokens))
+    add(_share("decode, share of the read limit", results, "2b", decode, tokens, _LIMIT, Goal(0.90)))
+    add(_share("decode, share of reading its weights alone", results, "2b", decode, tokens, _WEIGHTS))
     speed(
         "decode, the peers with their default Q4_0", "default", tokens, Goal(1.45, "llama"), Goal(1.25, "ik")
     )
@@ -92,9 +94,9 @@ def rows(results: Mapping[str, Any], samples: Samples) -> list[Row]:
     add(_time("warm start to the first token", samples.get("start"), (Goal(0.6, at_most=True),)))
     add(_memory(results.get("private_bytes", {})))
     speed("7b: decode, empty cache", "seven_b", sizes["seven_b"])
-    larger = samples.get("seven_b")
-    add(_share("7b: share of the read limit", results, "7b", larger, sizes["seven_b"], Goal(0.85)))
-    add(_share("7b: share of reading its weights alone", results, "7b", larger, sizes["seven_b"]))
+    larger, count = samples.get("seven_b"), sizes["seven_b"]
+    add(_share("7b: share of the read limit", results, "7b", larger, count, _LIMIT, Goal(0.85)))
+    add(_share("7b: share of reading its weights alone", results, "7b", larger, count, _WEIGHTS))
     return made
 
 
@@ -135,21 +137,17 @@ def _quotient(name: str, samples: Samples, above: str, below: str, goal: Goal) -
 
 def _share(
     name: str, results: Mapping[str, Any], model: str,
-    by_engine: Mapping[str, list[Sample]] | None, count: int, goal: Goal | None = None,
+    by_engine: Mapping[str, list[Sample]] | None, count: int, rate: str, *goals: Goal,
 ) -> Row | None:  # fmt: skip
-    """Bytes that decoding reads a second, divided by what the machine can read a second, in each round.
-
-    With a goal that is what it reads from private memory, without one what it reads of the model's weights.
-    """
+    """Bytes that decoding reads a second, divided by the measured ``rate``, in each round."""
     limits = results.get("bandwidth", {}).get(model)
-    rate = "bytes_per_second" if goal else "weights_bytes_per_second"
     if not limits or not by_engine or rate not in limits[0]:
         return None
     shares = [
         limit["bytes_per_token"] * count / sample.seconds / limit[rate]
         for limit, sample in zip(limits, by_engine["cg"], strict=True)
     ]
-    return Row(name, "", {"cg": Spread.of(shares)}, {}, (goal,) if goal else ())
+    return Row(name, "", {"cg": Spread.of(shares)}, {}, goals)
 
 
 def _memory(private: Mapping[str, int]) -> Row | None:

@@ -146,11 +146,8 @@ class Run:
         if "llama" not in self.pythons:
             return
         if not self.weights.gguf_default.is_file():
-            programs.reported(self.weights.quantize_by_default(self.pythons["llama"], self.threads))
-        commands: dict[str, Sequence[str]] = {"cg": self._cg(self.weights.q4)}
-        for engine in ("llama", "ik"):
-            if engine in self.pythons:
-                commands[engine] = self._ggml(engine, self.weights.gguf_default)
+            programs.reported(self._llama_quantize(default=True))
+        commands = {"cg": self._cg(self.weights.q4)} | self._peers(self.weights.gguf_default)
         arguments = {"ids": self._ids(self.sizes.decode)}
         question = Question("default", "decode", arguments, tuple(commands))
         with self._workers(commands, " (default file)") as workers:
@@ -180,13 +177,14 @@ class Run:
                 self._measure_limit("7b", workers["cg"])
                 run_rounds([question], workers, 1, self.samples, self.say)
 
-    def _quantized(self) -> dict[str, Sequence[str]]:
+    def _quantized(self) -> dict[str, list[str]]:
         plain = self._cg(self.weights.q4)
-        commands: dict[str, Sequence[str]] = {"cg": plain, "cg_f16": [*plain, "optimized"]}
-        for engine in ("llama", "ik"):
-            if engine in self.pythons:
-                commands[engine] = self._ggml(engine, self.weights.gguf_q4)
-        return commands | {"torch": self._torch("int4")}
+        own = {"cg": plain, "cg_f16": [*plain, "optimized"]}
+        return own | self._peers(self.weights.gguf_q4) | {"torch": self._torch("int4")}
+
+    def _peers(self, file: Path) -> dict[str, list[str]]:
+        """Both programs that run GGUF, as far as they are there."""
+        return {e: self._ggml(e, file) for e in ("llama", "ik") if e in self.pythons}
 
     @property
     def _optimized(self) -> dict[str, str]:
@@ -204,8 +202,8 @@ class Run:
         config = str(self.weights.source / "config.json")
         return [sys.executable, str(_HERE / "torch_worker.py"), config, kind, str(self.threads)]
 
-    def _llama_quantize(self) -> list[str]:
-        return self.weights.quantize_with_llama(self.pythons["llama"], self.threads)
+    def _llama_quantize(self, *, default: bool = False) -> list[str]:
+        return self.weights.quantize_with_llama(self.pythons["llama"], self.threads, default=default)
 
     @contextmanager
     def _workers(self, commands: Mapping[str, Sequence[str]], of: str = "") -> Iterator[dict[str, Worker]]:

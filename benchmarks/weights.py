@@ -64,15 +64,11 @@ class Weights:
         """The command that keeps the scales of ``q4`` in f16 too."""
         return [sys.executable, "-m", "cg.cli", "optimize", str(self.q4), "--overwrite"]
 
-    def quantize_with_llama(self, python: Path, threads: int) -> list[str]:
-        """The command that makes ``gguf_q4`` anew."""
+    def quantize_with_llama(self, python: Path, threads: int, *, default: bool = False) -> list[str]:
+        """The command that makes ``gguf_q4`` anew, or ``gguf_default``: Q4_0 as llama.cpp's users have it."""
+        target, kind = (self.gguf_default, ["default"]) if default else (self.gguf_q4, [])
         script = str(_HERE / "ggml_quantize.py")
-        return [str(python), script, str(self.gguf), str(self.gguf_q4), str(threads)]
-
-    def quantize_by_default(self, python: Path, threads: int) -> list[str]:
-        """The command that makes ``gguf_default``: Q4_0 as llama.cpp's users have it."""
-        script = str(_HERE / "ggml_quantize.py")
-        return [str(python), script, str(self.gguf), str(self.gguf_default), str(threads), "default"]
+        return [str(python), script, str(self.gguf), str(target), str(threads), *kind]
 
     def with_tokenizer(self) -> Path | None:
         """The Q4 folder beside Gemma's real tokenizer; None without npm, which has it.

@@ -79,6 +79,15 @@ def test_share_of_the_limit() -> None:
     assert len(rows(_results(bandwidth={}), samples)) == 1
 
 
+def test_the_peers_default_files_have_a_row_of_their_own() -> None:
+    samples = _samples(decode={"cg": [1.0], "ik": [1.0]}, default={"cg": [1.0], "llama": [1.5], "ik": [1.2]})
+    strict, default = rows(_results(), samples)
+    assert strict.ratios["ik"].median == 1.0
+    assert default.ratios["ik"].median == 1.2
+    assert default.goals == (Goal(1.45, "llama"), Goal(1.25, "ik"))
+    assert [goal.reached(default) for goal in default.goals] == [True, False]
+
+
 def test_original_weights_are_compared_with_torch() -> None:
     row = _only(_results(), _samples(original={"cg": [2.0], "torch": [1.0]}))
     assert row.goals == (Goal(1.0, "torch"),)

@@ -12,6 +12,7 @@ from cg.runtime.cache import KVCache, KVDType
 from cg.runtime.config import GemmaConfig
 from cg.runtime.dtypes import DType
 from cg.runtime.errors import UsageError
+from cg.runtime.layers_native import NativeLayers
 from cg.runtime.models.gemma import Gemma
 from cg.runtime.ops import Activations
 from cg.runtime.ops_native import NativeOps
@@ -22,7 +23,7 @@ HIDDEN, INNER, VOCAB, LAYERS, HEADS, HEAD_DIM = 64, 96, 40, 3, 4, 32
 
 
 def make_model(ops: NativeOps, dtype: DType = DType.Q4, kv_heads: int = 2, size: float = 1.0) -> Gemma:
-    """A model with random weights; ``size`` scales what it computes queries, keys and values with."""
+    """A model with random weights; ``size`` scales its norms."""
     config = GemmaConfig(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
@@ -38,11 +39,11 @@ def make_model(ops: NativeOps, dtype: DType = DType.Q4, kv_heads: int = 2, size:
         eos_token_ids=(1,),
     )
     shapes = {"model.embed_tokens.weight": (VOCAB, HIDDEN)}
-    norms = {"model.norm.weight"}
+    norms = ["model.norm.weight"]
     width = HEADS * HEAD_DIM
     for i in range(LAYERS):
         p = f"model.layers.{i}."
-        norms |= {f"{p}input_layernorm.weight", f"{p}post_attention_layernorm.weight"}
+        norms += [f"{p}input_layernorm.weight", f"{p}post_attention_layernorm.weight"]
         shapes |= {
             f"{p}self_attn.q_proj.weight": (width, HIDDEN),
             f"{p}self_attn.k_proj.weight": (kv_heads * HEAD_DIM, HIDDEN),
@@ -112,38 +113,51 @@ def test_keys_beyond_f16_are_rounded_as_numpy_does(isa: str) -> None:
         assert ours[:, :9].tobytes() == numpys[:, :9].tobytes()
 
 
+def recorded_calls(monkeypatch: pytest.MonkeyPatch, interrupted_at: int | None = None) -> list[Any]:
+    """Of every call from now on the tokens, the first layer and how many layers."""
+    calls: list[Any] = []
+
+    def run(
+        self: NativeLayers, x: Floats, first: int, caches: Any, position: int, *, last_only: bool
+    ) -> None:
+        calls.append((len(x), first, len(caches)))
+        if first == interrupted_at:
+            raise KeyboardInterrupt
+        original(self, x, first, caches, position, last_only=last_only)
+
+    original = NativeLayers.run
+    monkeypatch.setattr(NativeLayers, "run", run)
+    return calls
+
+
 def test_the_forward_pass_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(NativeOps(threads=2))
-    logits = []
-    for with_fused in (True, False):
-        if not with_fused:
-            monkeypatch.setattr(NativeOps, "fuse", lambda *_args, **_more: None)
-            model = make_model(NativeOps(threads=2))
-        cache = KVCache(model.config, 300)
-        for tokens, last_only in ((30, True), (1, True), (16, False), (17, False)):
+    calls, passes = recorded_calls(monkeypatch), ((30, True), (1, True), (16, False), (17, False))
+
+    def logits() -> list[Floats]:
+        model = make_model(NativeOps(threads=2))
+        cache, found = KVCache(model.config, 300), []
+        for tokens, last_only in passes:
             ids = np.arange(tokens, dtype=np.int32)
-            logits.append(model.forward(ids, cache, last_only=last_only))
+            found.append(model.forward(ids, cache, last_only=last_only))
             cache.commit(ids.tolist())
-    for ours, expected in zip(logits[:4], logits[4:], strict=True):
-        np.testing.assert_array_equal(ours, expected)
+        return found
+
+    ours = logits()
+    one_layer_a_call = [[(tokens, i, 1) for i in range(LAYERS)] for tokens in (30, 17)]
+    assert calls == [*one_layer_a_call[0], (1, 0, LAYERS), (16, 0, LAYERS), *one_layer_a_call[1]]
+    monkeypatch.setattr(NativeOps, "fuse", lambda *_args, **_more: None)
+    for mine, expected in zip(ours, logits(), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert len(calls) == 2 * LAYERS + 2
 
 
 def test_a_long_prompt_can_be_interrupted_between_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = recorded_calls(monkeypatch, interrupted_at=1)
     model = make_model(NativeOps(threads=1))
     cache = KVCache(model.config, 300)
-    grown: list[int] = []
-
-    def room(self: KVCache, layer: int, position: int, tokens: int) -> Any:
-        grown.append(layer)
-        if layer == 1:
-            raise KeyboardInterrupt
-        return original(self, layer, position, tokens)
-
-    original = KVCache.room
-    monkeypatch.setattr(KVCache, "room", room)
     with pytest.raises(KeyboardInterrupt):
         model.forward(np.arange(40, dtype=np.int32), cache)
-    assert grown == [0, 1]
+    assert calls == [(40, 0, 1), (40, 1, 1)]
     assert len(cache) == 0
 
 
